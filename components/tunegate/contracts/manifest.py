@@ -1,0 +1,225 @@
+"""``manifest.json``: what an artifact folder holds, and what it was made from.
+
+The content digest follows sigstore's model-transparency: it covers the set of (path, size, sha256) and the kind, in no
+order, and leaves out times, hosts, paths outside the folder and tool versions. Equal bytes have equal digests wherever made.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.errors import ArtifactError
+from tunegate.contracts.files import (
+    checked_relative_path,
+    files_below,
+    pretty_json,
+    sha256_file,
+    sha256_json,
+    write_atomically,
+)
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+
+#: The distributions whose versions decide what a step computes.
+TOOLS = (
+    "tunegate", "torch", "transformers", "trl", "peft", "bitsandbytes", "llmcompressor",
+    "compressed-tensors", "lm-eval", "datasets", "safetensors", "numpy", "scipy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, order=True)
+class FileEntry:
+    """One file: its POSIX path inside the artifact, its size and the sha256 of its bytes."""
+
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What an artifact folder holds.
+
+    Attributes:
+        kind: ``dataset``, ``adapter``, ``merged``, ``quantized``, ``evaluation``, ``verdict``, …
+        files: every file but the manifest itself, sorted by path.
+        parents: role → content digest of each input.
+        settings_digest: sha256 of the settings' canonical JSON.
+        settings: the settings themselves, for a person who reads the manifest.
+        tools: distribution → version of what made it.
+        image: the container image it was made in, empty on a plain machine.
+        created: UTC time, not part of any digest.
+    """
+
+    kind: str
+    files: tuple[FileEntry, ...]
+    parents: Mapping[str, str]
+    settings_digest: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, str] = field(default_factory=dict)
+    image: str = ""
+    created: str = ""
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def content_digest(self) -> str:
+        """The name of these bytes: sha256 over the kind and the sorted file entries."""
+        return content_digest(self.kind, self.files)
+
+    @property
+    def work_digest(self) -> str:
+        """The name of the work that made it: kind, parents and settings."""
+        return work_digest(self.kind, self.parents, self.settings)
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "content_digest": self.content_digest}
+
+
+def content_digest(kind: str, files: Iterable[FileEntry]) -> str:
+    """sha256 over the kind and the set of file entries, whatever their order."""
+    return sha256_json({"kind": kind, "files": [asdict(entry) for entry in sorted(files)]})
+
+
+def work_digest(kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> str:
+    """sha256 over what decides a step's output: kind, input digests and settings."""
+    return sha256_json({"kind": kind, "parents": dict(parents), "settings": sha256_json(dict(settings))})
+
+
+def tool_versions() -> dict[str, str]:
+    """The installed versions of :data:`TOOLS`; a tool that is not installed is left out."""
+    found: dict[str, str] = {}
+    for name in TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hashed_files(folder: Path) -> tuple[FileEntry, ...]:
+    """The entries of every file below ``folder`` but its manifest."""
+    names = [name for name in files_below(folder) if name != MANIFEST_NAME]
+    return tuple(
+        FileEntry(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names
+    )
+
+
+def write_manifest(
+    folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any], image: str = ""
+) -> Manifest:
+    """Hashes what lies in ``folder`` and writes its manifest, last and atomically."""
+    manifest = Manifest(
+        kind=kind,
+        files=hashed_files(folder),
+        parents=dict(parents),
+        settings_digest=sha256_json(dict(settings)),
+        settings=dict(settings),
+        tools=tool_versions(),
+        image=image,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    write_atomically(folder / MANIFEST_NAME, pretty_json(manifest.to_json()))
+    return manifest
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Reads a manifest without looking at the files.
+
+    Raises:
+        ArtifactError: when it is absent, malformed, of another schema version, or its digest is not its own.
+    """
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        raise ArtifactError(
+            f"{folder} is not a complete artifact.",
+            seen="no manifest.json" if folder.is_dir() else "no such folder",
+            expected="a folder that a tunegate step finished, with its manifest.json",
+            remedy="run the step that makes it; an interrupted step leaves only '<name>.partial'",
+        )
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        stated = document.pop("content_digest")
+        files = tuple(sorted(FileEntry(**entry) for entry in document.pop("files")))
+        manifest = Manifest(files=files, **document)
+        for entry in files:
+            checked_relative_path(entry.path)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} cannot be read.",
+            seen=f"{type(error).__name__}: {error}",
+            expected=f"a tunegate manifest of schema version {SCHEMA_VERSION}",
+            remedy="make the artifact again",
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise ArtifactError(
+            f"{path} has another schema version.",
+            seen=str(manifest.schema_version),
+            expected=str(SCHEMA_VERSION),
+            remedy="use the tunegate version that wrote it, or make the artifact again",
+        )
+    if manifest.content_digest != stated or sha256_json(dict(manifest.settings)) != manifest.settings_digest:
+        raise ArtifactError(
+            f"{path} was edited: its digests do not match what it lists.",
+            seen=f"content digest {manifest.content_digest}",
+            expected=f"content digest {stated}",
+            remedy="do not use this artifact; make it again",
+        )
+    return manifest
+
+
+def verify(folder: Path, *, kind: str | None = None) -> Manifest:
+    """Reads a manifest and checks every file against it.
+
+    Args:
+        folder: the artifact.
+        kind: the kind it must be, when that matters.
+
+    Raises:
+        ArtifactError: naming each file that is missing, changed or extra.
+    """
+    manifest = read_manifest(folder)
+    if kind is not None and manifest.kind != kind:
+        raise ArtifactError(
+            f"{folder} is the wrong kind of artifact.",
+            seen=f"kind {manifest.kind!r}",
+            expected=f"kind {kind!r}",
+            remedy="check which artifact is wired to which input",
+        )
+    stated = {entry.path: entry for entry in manifest.files}
+    present = {name for name in files_below(folder) if name != MANIFEST_NAME}
+    wrong = [f"{name}: missing" for name in sorted(stated.keys() - present)]
+    wrong += [f"{name}: extra" for name in sorted(present - stated.keys())]
+    for name in sorted(present & stated.keys()):
+        if (folder / name).stat().st_size != stated[name].size_bytes or sha256_file(folder / name) != stated[name].sha256:
+            wrong.append(f"{name}: changed")
+    if wrong:
+        raise ArtifactError(
+            f"{folder} is not what its manifest says.",
+            seen=f"{len(wrong)} file(s) differ",
+            expected=f"exactly the {len(stated)} files of the manifest, byte for byte",
+            remedy="do not use this artifact; fetch or make it again",
+            items=wrong,
+        )
+    return manifest
+
+
+def input_digest(path: Path, *, kind: str | None = None) -> str:
+    """The content digest of an input: an artifact's own (verified), or that of a plain file or folder.
+
+    A model from a hub or a user's data file carries no manifest: its digest is made from its bytes.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        return verify(path, kind=kind).content_digest
+    if path.is_file():
+        entry = FileEntry(path.name, path.stat().st_size, sha256_file(path))
+        return content_digest("file", [entry])
+    if path.is_dir() and kind is None:
+        return content_digest("folder", hashed_files(path))
+    return read_manifest(path).content_digest
