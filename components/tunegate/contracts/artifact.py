@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,9 +10,6 @@ from typing import Any
 from tunegate.contracts.errors import OutputExistsError
 from tunegate.contracts.files import sync_folder
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, verify, work_digest, write_manifest
-
-#: Set in each container image to its own reference, so that a manifest can name it.
-IMAGE_VARIABLE = "TUNEGATE_IMAGE"
 
 
 def produce(
@@ -49,14 +45,12 @@ def produce(
     manifest = write_manifest(partial, kind=kind, parents=parents, settings=settings, image=image)
     if output.exists():  # an empty folder that an orchestrator made beforehand
         output.rmdir()
-    os.replace(partial, output)
+    partial.rename(output)
     sync_folder(output.parent)
     return manifest
 
 
-def refuse_foreign_output(
-    output: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]
-) -> None:
+def refuse_foreign_output(output: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> None:
     """Refuses an ``output`` that something else made, before anything expensive starts.
 
     Raises:
@@ -76,9 +70,7 @@ def refuse_foreign_output(
     wanted = work_digest(kind, parents, settings)
     if manifest.work_digest != wanted:
         differs = [name for name in parents if manifest.parents.get(name) != parents[name]]
-        differs += [
-            f"settings.{name}" for name in settings if manifest.settings.get(name, ...) != settings[name]
-        ]
+        differs += [f"settings.{name}" for name in settings if manifest.settings.get(name, ...) != settings[name]]
         raise OutputExistsError(
             f"{output} exists and was made from other inputs or settings.",
             seen=f"{manifest.kind} of work {manifest.work_digest[:12]}",

@@ -48,9 +48,7 @@ class TunegateError(Exception):
 
     exit_code = 1
 
-    def __init__(
-        self, failed: str, *, seen: str, expected: str, remedy: str, items: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, failed: str, *, seen: str, expected: str, remedy: str, items: Sequence[str] = ()) -> None:
         self.failed, self.seen, self.expected, self.remedy = failed, seen, expected, remedy
         self.items = tuple(items)
         super().__init__(failed)

@@ -1,7 +1,7 @@
 """``manifest.json``: what an artifact folder holds, and what it was made from.
 
 The content digest follows sigstore's model-transparency: it covers the set of (path, size, sha256) and the kind, in no
-order, and leaves out times, hosts, paths outside the folder and tool versions. Equal bytes have equal digests wherever made.
+order, and leaves out times, hosts, paths outside the folder and tool versions: equal bytes have equal digests anywhere.
 """
 
 from __future__ import annotations
@@ -106,9 +106,7 @@ def tool_versions() -> dict[str, str]:
 def hashed_files(folder: Path) -> tuple[FileEntry, ...]:
     """The entries of every file below ``folder`` but its manifest."""
     names = [name for name in files_below(folder) if name != MANIFEST_NAME]
-    return tuple(
-        FileEntry(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names
-    )
+    return tuple(FileEntry(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)
 
 
 def write_manifest(
@@ -197,7 +195,9 @@ def verify(folder: Path, *, kind: str | None = None) -> Manifest:
     wrong = [f"{name}: missing" for name in sorted(stated.keys() - present)]
     wrong += [f"{name}: extra" for name in sorted(present - stated.keys())]
     for name in sorted(present & stated.keys()):
-        if (folder / name).stat().st_size != stated[name].size_bytes or sha256_file(folder / name) != stated[name].sha256:
+        if (folder / name).stat().st_size != stated[name].size_bytes or sha256_file(folder / name) != stated[
+            name
+        ].sha256:
             wrong.append(f"{name}: changed")
     if wrong:
         raise ArtifactError(

@@ -8,7 +8,9 @@ import time
 from dataclasses import dataclass, field
 
 #: What a progress line looks like, for whoever draws it.
-PROGRESS_LINE = re.compile(r"^\[(?P<task>[\w. -]+)\] (?P<done>\d+)/(?P<total>\d+) (?P<unit>[\w /]+)(?: · (?P<facts>.*))?$")
+PROGRESS_LINE = re.compile(
+    r"^\[(?P<task>[\w. -]+)\] (?P<done>\d+)/(?P<total>\d+) (?P<unit>[\w /]+)(?: · (?P<facts>.*))?$"
+)
 
 #: What a line of news looks like: ``[task] sentence``.
 NEWS_LINE = re.compile(r"^\[(?P<task>[\w. -]+)\] (?P<news>.+)$")

@@ -26,7 +26,7 @@ def setting(
     default_factory: Any = dataclasses.MISSING,
 ) -> Any:
     """A dataclass field with what a person needs to know of it: unit, range, choices and help."""
-    return dataclasses.field(  # type: ignore[call-overload]
+    return dataclasses.field(
         default=default,
         default_factory=default_factory,
         metadata={
@@ -61,9 +61,7 @@ def parse_settings(cls: type[T], values: Mapping[str, Any], *, where: str) -> T:
     missing = [
         name
         for name, field in fields.items()
-        if name not in parsed
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in parsed and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise SettingsError(

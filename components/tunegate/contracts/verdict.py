@@ -77,9 +77,7 @@ def read_verdict(folder: Path) -> Verdict:
     path = folder / VERDICT_NAME
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        checks = tuple(
-            Check(**{**check, "rows": tuple(check["rows"])}) for check in document.pop("checks")
-        )
+        checks = tuple(Check(**{**check, "rows": tuple(check["rows"])}) for check in document.pop("checks"))
         verdict = Verdict(checks=checks, **document)
         if verdict.schema_version != SCHEMA_VERSION or verdict.decision not in ("PASS", "FAIL", "INCONCLUSIVE"):
             raise ValueError(f"schema version {verdict.schema_version}, decision {verdict.decision!r}")

@@ -1,0 +1,1 @@
+"""Loading a model, rendering its chat: what several steps share, and never two ways."""

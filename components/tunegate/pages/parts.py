@@ -1,0 +1,63 @@
+"""The parts of a page that are text: tables, facts, badges. Each escapes what it is given."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+_TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "unsure", "error": "bad", "warning": "unsure"}
+
+
+def escape(value: object) -> str:
+    """A value as text that cannot become markup; numbers are shortened for reading."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return html.escape(str(value))
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> str:
+    """A table; columns of numbers are set to the right."""
+    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, str) and value in _TONES:
+        return f"<td>{badge(value)}</td>"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f'<td class="number">{escape(value)}</td>' if number else f"<td>{escape(value)}</td>"
+
+
+def facts(values: Mapping[str, object]) -> str:
+    """Named values side by side."""
+    cells = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in values.items())
+    return f'<dl class="facts">{cells}</dl>'
+
+
+def badge(decision: str) -> str:
+    """A decision or severity as a coloured word."""
+    return f'<span class="badge {_TONES.get(decision, "plain")}">{escape(decision)}</span>'
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of text."""
+    return f"<p>{escape(text)}</p>"
+
+
+def code(text: str) -> str:
+    """Text set as it is, for example a model's answer."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def link(text: str, href: str) -> str:
+    """A link to a page beside this one."""
+    return f'<a href="{html.escape(href, quote=True)}">{escape(text)}</a>'
+
+
+def links(targets: Mapping[str, str]) -> str:
+    """A list of links: text → address."""
+    return "<ul>" + "".join(f"<li>{link(text, href)}</li>" for text, href in targets.items()) + "</ul>"

@@ -1,0 +1,137 @@
+"""What many tests share: a tiny real model, tiny rows, and the data set that prepare makes of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_CITIES = ("Paris", "Lima", "Oslo", "Cairo", "Quito", "Dakar", "Hanoi", "Turin", "Osaka", "Perth")
+_FUNCTIONS = {"get_weather": "city", "find_hotel": "city", "get_time": "place"}
+
+
+@pytest.fixture(scope="session")
+def tiny_rows() -> list[dict[str, Any]]:
+    """Sixty tool-call conversations of the demo's shape, each with the functions and the allowed answers."""
+    rng = random.Random(7)
+    rows = []
+    for number in range(60):
+        function = rng.choice(list(_FUNCTIONS))
+        argument, city, days = _FUNCTIONS[function], rng.choice(_CITIES), number
+        question = f"{rng.choice(('Please tell', 'Show', 'Give'))} me {function[4:]} of {city} for {days} days"
+        call = {"name": function, "arguments": {argument: city, "days": days}}
+        rows.append(
+            {
+                "messages": [
+                    {
+                        "role": "system",
+                        "content": f"Answer with one JSON call of {function}({argument}: string, days: integer).",
+                    },
+                    {
+                        "role": "user",
+                        "content": question,
+                    },
+                    {"role": "assistant", "content": json.dumps(call, separators=(",", ":"))},
+                ],
+                "functions": [
+                    {
+                        "name": function,
+                        "description": "A function.",
+                        "parameters": {
+                            "type": "dict",
+                            "properties": {argument: {"type": "string"}, "days": {"type": "integer"}},
+                            "required": [argument, "days"],
+                        },
+                    }
+                ],
+                "ground_truth": [{function: {argument: [city], "days": [days]}}],
+            }
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_rows: list[dict[str, Any]]) -> Any:
+    """A byte-level BPE tokenizer with ChatML's special tokens and template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=512,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator((m["content"] for row in tiny_rows for m in row["messages"]), trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    tokenizer.chat_template = _CHATML
+    return tokenizer
+
+
+def _save_llama(folder: Path, tokenizer: Any, *, hidden: int = 64, tied: bool = True, seed: int = 0) -> Path:
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=tied,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, bos_token_id=None,
+        initializer_range=0.2,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_base(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Any) -> Any:
+    """Builds tiny bases that differ in hidden size, seed or tied embeddings."""
+
+    def make(**kwargs: Any) -> Path:
+        return _save_llama(tmp_path_factory.mktemp("base") / "model", tiny_tokenizer, **kwargs)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_base(make_base: Any) -> Path:
+    """A two-layer Llama of hidden size 64 with tied embeddings, float32 safetensors."""
+    return make_base()
+
+
+@pytest.fixture(scope="session")
+def rows_file(tmp_path_factory: pytest.TempPathFactory, tiny_rows: list[dict[str, Any]]) -> Path:
+    """The tiny rows as JSON Lines."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in tiny_rows), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, tiny_base: Path) -> Path:
+    """The data set artifact that prepare makes of the tiny rows."""
+    from tunegate.prepare.settings import PrepareSettings
+    from tunegate.prepare.step import run
+
+    output = tmp_path_factory.mktemp("dataset") / "dataset"
+    run(PrepareSettings(max_length=256), dataset=str(rows_file), base_model=tiny_base, output=output)
+    return output
