@@ -1,0 +1,1 @@
+"""Merges an adapter into a 16-bit base, streamed and accumulated in float32."""

@@ -1,0 +1,117 @@
+"""Merges a LoRA or QLoRA adapter into a 16-bit base."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.errors import AdapterError, ModelError
+from tunegate.contracts.files import pretty_json
+from tunegate.contracts.manifest import Manifest, input_digest
+from tunegate.contracts.progress import say
+from tunegate.contracts.settings import settings_document
+from tunegate.merge.companions import copy_companions, refuse_other_vocabulary
+from tunegate.merge.page import merge_page
+from tunegate.merge.settings import MergeSettings
+from tunegate.merge.weights import merge_shards
+from tunegate.models.files import check_model_folder
+from tunegate.tensors.lora import LoraPair, read_pairs
+from tunegate.tensors.shards import model_specs
+
+TRAINING_NAME = "training.json"
+
+
+def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Path) -> Manifest:
+    """Merges and writes the ``merged`` artifact: a complete model folder.
+
+    Args:
+        settings: which base and dtype.
+        base_model: the original 16-bit model folder.
+        adapter: an ``adapter`` artifact, or a plain folder in PEFT's format.
+        output: where the artifact will be.
+
+    Raises:
+        InputError: when the adapter does not fit the base, would be left unused or changes nothing.
+    """
+    config = check_model_folder(base_model)
+    if "quantization_config" in config:
+        raise ModelError(
+            f"{base_model} is quantized.",
+            seen=f"quantization_config {config['quantization_config'].get('quant_method', '')}",
+            expected="the original 16-bit weights: merging into quantized ones rounds the update away",
+            remedy="give the model that the quantized one was made from",
+        )
+    parents = {"base": input_digest(base_model), "adapter": input_digest(adapter)}
+    document = settings_document(settings)
+    refuse_foreign_output(output, kind="merged", parents=parents, settings=document)
+    pairs = read_pairs(adapter, model_specs(base_model))
+    refuse_other_vocabulary(base_model, adapter)
+    four_bit = _four_bit(settings, adapter, parents["base"])
+    return produce(
+        output,
+        kind="merged",
+        parents=parents,
+        settings=document,
+        build=lambda folder: _build(folder, settings, base_model, adapter, pairs, four_bit),
+    )
+
+
+def _build(
+    folder: Path,
+    settings: MergeSettings,
+    base_model: Path,
+    adapter: Path,
+    pairs: Mapping[str, LoraPair],
+    four_bit: Mapping[str, Any] | None,
+) -> None:
+    held = "NF4 round trip" if four_bit else "original weights"
+    say("merge", f"{len(pairs)} LoRA pairs into the {held}")
+    modules = merge_shards(base_model, adapter, folder, pairs, four_bit, settings.dtype)
+    report = {
+        "schema_version": 1,
+        "merge_base": "dequantized" if four_bit else "original",
+        "round_tripped_modules": len(four_bit["modules"]) if four_bit else 0,
+        "companions": copy_companions(base_model, adapter, folder, dtype=settings.dtype),
+        "modules": [asdict(module) for module in modules],
+    }
+    summary = {
+        "merged_pairs": len(modules),
+        "merge_base": report["merge_base"],
+        "round_tripped_modules": report["round_tripped_modules"],
+        "changed_share": sum(m.changed for m in modules) / sum(m.elements for m in modules),
+    }
+    (folder / "merge.json").write_bytes(pretty_json(report))
+    (folder / "summary.json").write_bytes(pretty_json(summary))
+    (folder / "page.html").write_text(merge_page(summary, modules), "utf-8")
+
+
+def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[str, Any] | None:
+    """How the base was held in training, when the merge must reproduce it.
+
+    Raises:
+        AdapterError: when that is not known, or the adapter was trained on another base.
+    """
+    path = adapter / TRAINING_NAME
+    if not path.is_file():
+        if settings.merge_base == "original":
+            return None
+        raise AdapterError(
+            f"{adapter} does not say how its base was held in training.",
+            seen=f"no {TRAINING_NAME}: it was not trained by tunegate",
+            expected="the 4-bit modules, block size and dtype, to reproduce the weights that the adapter saw",
+            remedy="set merge_base: original",
+        )
+    training: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    if training["base_digest"] != base_digest:
+        raise AdapterError(
+            f"The adapter in {adapter} was trained on another base.",
+            seen=f"base {base_digest[:12]}",
+            expected=f"base {training['base_digest'][:12]}, which its training.json names",
+            remedy="give the same base (same files, byte for byte) to train and merge",
+        )
+    four_bit: dict[str, Any] | None = training["four_bit"]
+    return four_bit if settings.merge_base == "dequantized" else None

@@ -1,0 +1,1 @@
+"""Safetensors shards, adapter algebra and NF4, as plain functions."""

@@ -1,0 +1,178 @@
+"""Safetensors shards read tensor by tensor and written as a stream.
+
+The library's own ``save_file`` wants a whole shard in memory. The format is simple enough to stream: eight bytes of
+header length, a JSON header, then the tensors' bytes in its order (https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tunegate.contracts.errors import ModelError
+from tunegate.contracts.files import checked_relative_path, pretty_json
+
+#: The safetensors names of the torch dtypes, with their bytes per element.
+DTYPES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+
+_HEADER_ALIGNMENT_BYTES = 8
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor's safetensors dtype and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.elements * DTYPES[self.dtype]
+
+
+def read_specs(shard: Path) -> dict[str, TensorSpec]:
+    """What a shard holds, from its header alone, in the order of the file.
+
+    Raises:
+        ModelError: when the header is damaged or the file is shorter or longer than it says.
+    """
+    try:
+        with shard.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > shard.stat().st_size:
+                raise ValueError(f"a header of {length} bytes")
+            header: dict[str, Any] = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
+        specs = {name: TensorSpec(entry["dtype"], tuple(entry["shape"])) for name, entry in ordered}
+        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise _damaged(shard, f"{type(error).__name__}: {error}") from error
+    if shard.stat().st_size != expected:
+        raise _damaged(shard, f"{shard.stat().st_size} bytes where the header needs {expected}")
+    return specs
+
+
+def _damaged(shard: Path, seen: str) -> ModelError:
+    return ModelError(
+        f"{shard} is not a whole safetensors file.",
+        seen=seen,
+        expected="a complete shard",
+        remedy="fetch the model again; the download or copy was cut short",
+    )
+
+
+def shard_names(model: Path) -> list[str]:
+    """The weight files of a model folder, from its index when there is one.
+
+    Raises:
+        ModelError: when the index names a file that is absent, or disagrees with what the shards hold.
+    """
+    index = model / INDEX_NAME
+    if not index.is_file():
+        names = sorted(path.name for path in model.glob("*.safetensors"))
+        if names != [SINGLE_NAME]:
+            raise ModelError(
+                f"{model} has weight files that no index names.",
+                seen=", ".join(names),
+                expected=f"{SINGLE_NAME}, or several shards with {INDEX_NAME}",
+                remedy="add the index, or remove the files that do not belong to the model",
+            )
+        return names
+    weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+    names = sorted({str(checked_relative_path(name)) for name in weight_map.values()})
+    held = {tensor: name for name in names if (model / name).is_file() for tensor in read_specs(model / name)}
+    wrong = sorted(tensor for tensor in weight_map.keys() | held.keys() if weight_map.get(tensor) != held.get(tensor))
+    if wrong:
+        raise ModelError(
+            f"{index} does not match the shards.",
+            seen=f"{len(wrong)} tensor(s) are not where the index says",
+            expected="an index that names exactly the tensors of the shards",
+            remedy="fetch the model again",
+            items=[f"{t}: index {weight_map.get(t)}, found in {held.get(t)}" for t in wrong],
+        )
+    return names
+
+
+def model_specs(model: Path) -> dict[str, TensorSpec]:
+    """Every tensor of a model folder, from the shards' headers alone."""
+    return {name: spec for shard in shard_names(model) for name, spec in read_specs(model / shard).items()}
+
+
+class ShardWriter:
+    """Writes one shard as a stream of row blocks.
+
+    Args:
+        path: the file.
+        specs: every tensor that will be written, in the order in which it will come.
+
+    Raises:
+        ValueError: on leaving, when other bytes were written than ``specs`` says.
+    """
+
+    def __init__(self, path: Path, specs: Mapping[str, TensorSpec]) -> None:
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        offset = 0
+        for name, spec in specs.items():
+            end = offset + spec.size_bytes
+            header[name] = {"dtype": spec.dtype, "shape": list(spec.shape), "data_offsets": [offset, end]}
+            offset = end
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % _HEADER_ALIGNMENT_BYTES)
+        self._expected_bytes = 8 + len(encoded) + offset
+        self._file = path.open("wb")
+        self._file.write(len(encoded).to_bytes(8, "little") + encoded)
+
+    def write(self, block: Any) -> None:
+        """Appends a torch tensor's bytes: a whole tensor, or the next rows of one."""
+        import torch
+
+        flat = block.detach().contiguous().reshape(-1).view(torch.uint8)
+        self._file.write(memoryview(flat.numpy()))
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        written = self._file.tell()
+        self._file.close()
+        if kind is None and written != self._expected_bytes:
+            raise ValueError(f"{self._file.name}: {written} bytes written, {self._expected_bytes} announced")
+
+
+def write_index(folder: Path, shards: Mapping[str, Mapping[str, TensorSpec]]) -> None:
+    """Writes ``model.safetensors.index.json`` when there is more than one shard.
+
+    Args:
+        folder: the model folder.
+        shards: file name → its tensors.
+    """
+    if len(shards) == 1 and SINGLE_NAME in shards:
+        return
+    total = sum(spec.size_bytes for specs in shards.values() for spec in specs.values())
+    weight_map = {tensor: name for name, specs in shards.items() for tensor in specs}
+    document = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX_NAME).write_bytes(pretty_json(document))
+
+
+def row_blocks(rows: int, row_bytes: int, limit_bytes: int) -> Iterator[slice]:
+    """Slices over ``rows`` such that each block takes at most ``limit_bytes``, and at least one row."""
+    step = max(1, limit_bytes // max(row_bytes, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

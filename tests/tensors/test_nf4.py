@@ -1,0 +1,64 @@
+"""NF4: the weights that a merge starts from are the weights that training used, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tunegate.contracts.errors import AdapterError
+from tunegate.tensors.nf4 import round_trip
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("double_quant", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_round_trip_is_bitsandbytes_own_dequantization_of_the_loaded_model(
+    dtype: str, double_quant: bool, tiny_base: Path
+) -> None:
+    import bitsandbytes
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(
+        str(tiny_base), quantization_config=config, dtype=getattr(torch, dtype), device_map="cpu"
+    )
+    originals = load_file(tiny_base / "model.safetensors")
+    checked = 0
+    for name, module in model.named_modules():
+        if isinstance(module, bitsandbytes.nn.Linear4bit):
+            held = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
+            ours = round_trip(
+                originals[f"{name}.weight"],
+                quant_type="nf4",
+                block_size=64,
+                double_quant=double_quant,
+                weight_dtype=dtype,
+            )
+            assert ours.dtype == held.dtype and torch.equal(ours, held.reshape(ours.shape))
+            checked += 1
+    assert checked == 14
+
+
+def test_the_round_trip_lies_on_the_nf4_grid_of_the_paper() -> None:
+    # The sixteen values of arXiv:2305.14314, Appendix E; without double quantization a block's scale is its maximum.
+    grid = torch.tensor(
+        [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+         -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634,
+         0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
+    )  # fmt: skip
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    ours = round_trip(weight, quant_type="nf4", block_size=64, double_quant=False, weight_dtype="float32")
+    scale = weight.abs().amax(dim=1, keepdim=True)
+    nearest = grid[(weight[..., None] / scale[..., None] - grid).abs().argmin(-1)] * scale
+    assert torch.allclose(ours, nearest, atol=1e-6)
+
+
+def test_an_unknown_kind_of_four_bit_is_refused() -> None:
+    with pytest.raises(AdapterError, match="4-bit"):
+        round_trip(torch.zeros(4, 64), quant_type="fp4", block_size=64, double_quant=True, weight_dtype="float32")
