@@ -135,3 +135,39 @@ def tiny_dataset(tmp_path_factory: pytest.TempPathFactory, rows_file: Path, tiny
     output = tmp_path_factory.mktemp("dataset") / "dataset"
     run(PrepareSettings(max_length=256), dataset=str(rows_file), base_model=tiny_base, output=output)
     return output
+
+
+@pytest.fixture(scope="session")
+def train_settings() -> Any:
+    """Settings under which the tiny model learns in a few seconds."""
+    from tunegate.train.settings import TrainSettings
+
+    def make(method: str, **kwargs: Any) -> Any:
+        plain = {"r": 8, "lora_alpha": 16, "learning_rate": 5e-3, "max_length": 256, "num_train_epochs": 2.0}
+        return TrainSettings(method=method, gradient_checkpointing=False, **{**plain, **kwargs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory, train_settings: Any, tiny_base: Path, tiny_dataset: Path
+) -> dict[str, Path]:
+    """One trained adapter of each method."""
+    from tunegate.train.step import run
+
+    folder = tmp_path_factory.mktemp("trained")
+    for method in ("lora", "qlora"):
+        run(train_settings(method), base_model=tiny_base, dataset=tiny_dataset, output=folder / method)
+    return {method: folder / method for method in ("lora", "qlora")}
+
+
+@pytest.fixture(scope="session")
+def merged(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Path], tiny_base: Path) -> Path:
+    """The QLoRA adapter merged into its dequantized base."""
+    from tunegate.merge.settings import MergeSettings
+    from tunegate.merge.step import run
+
+    output = tmp_path_factory.mktemp("merged") / "merged"
+    run(MergeSettings(), base_model=tiny_base, adapter=trained["qlora"], output=output)
+    return output

@@ -16,7 +16,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 GENERATION_FILES = ("generation_config.json",)
 
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+@[\w./-]+$")
+_HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*@[\w./-]+$")
 _SAFE_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 

@@ -1,0 +1,1 @@
+"""Fine-tunes with TRL and PEFT."""

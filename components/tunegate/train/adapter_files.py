@@ -1,0 +1,30 @@
+"""The adapter on disk: PEFT's format, the same bytes for the same weights, with the tokenizer it was trained with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.files import pretty_json
+from tunegate.models.files import tokenizer_files
+
+
+def save_adapter(model: Any, folder: Path, *, base_model: Path, base_digest: str) -> None:
+    """Writes ``adapter_model.safetensors``, ``adapter_config.json`` and the base's tokenizer files.
+
+    PEFT's configuration names the base by its path and lists target modules in the order of a set: both would make
+    equal adapters differ, so the base is named by its digest and lists are sorted. The model card is left out.
+    """
+    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["base_model_name_or_path"] = f"sha256:{base_digest}"
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(config.get(name), list):
+            config[name] = sorted(config[name])
+    path.write_bytes(pretty_json(dict(sorted(config.items()))))
+    for file in tokenizer_files(base_model):
+        shutil.copyfile(file, folder / file.name)
