@@ -1,0 +1,168 @@
+"""Manifests: an artifact is complete or absent, and a change of one byte is named."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tunegate.contracts.artifact import produce
+from tunegate.contracts.errors import ArtifactError, OutputExistsError
+from tunegate.contracts.manifest import FileEntry, content_digest, input_digest, read_manifest, verify
+
+FILES = {"a.txt": b"alpha", "deep/b.bin": bytes(range(256)), "empty": b""}
+
+
+def build(folder: Path) -> None:
+    for name, data in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def make(output: Path, **settings: object) -> object:
+    return produce(output, kind="merged", parents={"base": "0" * 64}, settings=settings, build=build)
+
+
+def test_a_finished_artifact_verifies_and_says_what_it_came_from(tmp_path: Path) -> None:
+    made = make(tmp_path / "out", rank=4)
+    read = verify(tmp_path / "out", kind="merged")
+    assert read == made
+    assert [entry.path for entry in read.files] == ["a.txt", "deep/b.bin", "empty"]
+    assert read.parents == {"base": "0" * 64}
+    assert read.settings == {"rank": 4}
+    assert "torch" in read.tools
+
+
+def test_the_digest_does_not_depend_on_order_time_or_place(tmp_path: Path) -> None:
+    entries = [FileEntry(name, len(data), "ab" * 32) for name, data in FILES.items()]
+    shuffled = entries.copy()
+    random.Random(3).shuffle(shuffled)
+    assert content_digest("merged", entries) == content_digest("merged", shuffled)
+    assert content_digest("merged", entries) != content_digest("quantized", entries)
+    make(tmp_path / "one")
+    make(tmp_path / "elsewhere" / "two")
+    assert verify(tmp_path / "one").content_digest == verify(tmp_path / "elsewhere" / "two").content_digest
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_one_changed_byte_is_named(name: str, tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    data = bytearray((tmp_path / "out" / name).read_bytes() or b"x")
+    data[0] ^= 1
+    (tmp_path / "out" / name).write_bytes(bytes(data))
+    with pytest.raises(ArtifactError) as caught:
+        verify(tmp_path / "out")
+    assert caught.value.items == (f"{name}: changed",)
+
+
+def test_missing_and_extra_files_are_named_each(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    (tmp_path / "out" / "a.txt").unlink()
+    (tmp_path / "out" / "stray").write_text("x")
+    with pytest.raises(ArtifactError) as caught:
+        verify(tmp_path / "out")
+    assert caught.value.items == ("a.txt: missing", "stray: extra")
+
+
+def test_a_link_is_no_file_of_an_artifact(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    (tmp_path / "out" / "link").symlink_to("/etc/passwd")
+    with pytest.raises(ArtifactError, match="plain file"):
+        verify(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda d: d["files"].pop(),
+        lambda d: d["files"].__setitem__(0, {**d["files"][0], "path": "../escape"}),
+        lambda d: d.__setitem__("kind", "verdict"),
+        lambda d: d["settings"].__setitem__("rank", 8),
+        lambda d: d.__setitem__("schema_version", 99),
+        lambda d: d.pop("files"),
+    ],
+    ids=["file dropped", "path escapes", "kind", "settings", "schema", "malformed"],
+)
+def test_an_edited_manifest_is_refused(edit: object, tmp_path: Path) -> None:
+    make(tmp_path / "out", rank=4)
+    path = tmp_path / "out" / "manifest.json"
+    document = json.loads(path.read_text("utf-8"))
+    edit(document)  # type: ignore[operator]
+    path.write_text(json.dumps(document), "utf-8")
+    with pytest.raises(ArtifactError):
+        verify(tmp_path / "out")
+
+
+def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
+    make(tmp_path / "out")
+    with pytest.raises(ArtifactError, match="wrong kind"):
+        verify(tmp_path / "out", kind="adapter")
+
+
+def test_the_same_work_is_kept_and_other_work_refused(tmp_path: Path) -> None:
+    make(tmp_path / "out", rank=4)
+    stamp = (tmp_path / "out" / "a.txt").stat().st_mtime_ns
+    make(tmp_path / "out", rank=4)
+    assert (tmp_path / "out" / "a.txt").stat().st_mtime_ns == stamp
+    with pytest.raises(OutputExistsError) as caught:
+        make(tmp_path / "out", rank=8)
+    assert caught.value.items == ("settings.rank differs",)
+    assert verify(tmp_path / "out").settings == {"rank": 4}
+
+
+def test_a_foreign_folder_is_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputExistsError, match="no tunegate artifact"):
+        make(tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_build_leaves_nothing(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        build(folder)
+        raise RuntimeError("no space")
+
+    with pytest.raises(RuntimeError, match="no space"):
+        produce(tmp_path / "out", kind="merged", parents={}, settings={}, build=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_build_leaves_no_artifact_and_the_next_attempt_succeeds(tmp_path: Path) -> None:
+    script = (
+        "import pathlib, sys, time\n"
+        "from tunegate.contracts.artifact import produce\n"
+        "def build(folder):\n"
+        "    for i in range(400):\n"
+        "        (folder / f'{i}').write_bytes(bytes(1000)); print(i, flush=True); time.sleep(0.005)\n"
+        "produce(pathlib.Path(sys.argv[1]), kind='merged', parents={}, settings={}, build=build)\n"
+    )
+    output = tmp_path / "out"
+    for delay in (0.0, 0.05, 0.2):
+        process = subprocess.Popen([sys.executable, "-c", script, str(output)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not output.exists()
+        with pytest.raises(ArtifactError, match="not a complete artifact"):
+            read_manifest(output)
+    produce(output, kind="merged", parents={}, settings={}, build=build)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    verify(output)
+
+
+def test_a_plain_folder_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        build(tmp_path / name)
+    assert input_digest(tmp_path / "one") == input_digest(tmp_path / "two")
+    (tmp_path / "two" / "a.txt").write_bytes(b"beta")
+    assert input_digest(tmp_path / "one") != input_digest(tmp_path / "two")
