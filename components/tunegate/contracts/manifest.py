@@ -7,6 +7,7 @@ order, and leaves out times, hosts, paths outside the folder and tool versions: 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -92,8 +93,8 @@ def work_digest(kind: str, parents: Mapping[str, str], settings: Mapping[str, An
     return sha256_json({"kind": kind, "parents": dict(parents), "settings": sha256_json(dict(settings))})
 
 
-def tool_versions() -> dict[str, str]:
-    """The installed versions of :data:`TOOLS`; a tool that is not installed is left out."""
+@functools.cache
+def _installed() -> Mapping[str, str]:
     found: dict[str, str] = {}
     for name in TOOLS:
         try:
@@ -101,6 +102,11 @@ def tool_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def tool_versions() -> dict[str, str]:
+    """The installed versions of :data:`TOOLS`; a tool that is not installed is left out."""
+    return dict(_installed())
 
 
 def hashed_files(folder: Path) -> tuple[FileEntry, ...]:

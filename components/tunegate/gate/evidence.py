@@ -1,0 +1,165 @@
+"""Whether the evaluations are of the models that would be promoted, on the same rows, untouched by training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.errors import ArtifactError
+from tunegate.contracts.manifest import Manifest
+from tunegate.contracts.verdict import Check
+from tunegate.gate.policy import ROLES, OverlapLimits
+from tunegate.gate.rows import Rows, read_rows
+
+RESULTS_NAME = "results.json"
+PROFILE_NAME = "profile.json"
+
+#: Settings of an evaluation that may differ between models of different size.
+_FREE_SETTINGS = {"batch_size"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's evaluation as far as it could be read.
+
+    Attributes:
+        role: base, merged or quantized.
+        results: ``results.json``; empty when it could not be read.
+        rows: its rows; None when they could not be read.
+        problem: why something could not be read; empty when all was.
+    """
+
+    role: str
+    results: Mapping[str, Any]
+    rows: Rows | None
+    problem: str = ""
+
+
+def read_evaluation(role: str, folder: Path) -> Evaluation:
+    """Reads an evaluation; what cannot be read is said in ``problem``: it fails the gate rather than stops it."""
+    results: Mapping[str, Any] = {}
+    try:
+        results = _object(folder / RESULTS_NAME)
+        return Evaluation(role, results, read_rows(folder))
+    except ArtifactError as error:
+        return Evaluation(role, results, None, f"{error.failed} Seen: {error.seen}.")
+
+
+def check_evidence(
+    evaluations: Mapping[str, Evaluation], *, artifacts: Mapping[str, Manifest], profile: Path, limits: OverlapLimits
+) -> list[Check]:
+    """Judges what the comparisons rest on.
+
+    Args:
+        evaluations: by role.
+        artifacts: ``dataset``, ``adapter``, ``merged``, ``quantized``: their verified manifests.
+        profile: the data set's ``profile.json``.
+        limits: how many rows may be on both sides.
+    """
+    return [
+        _judged("evaluations are complete", lambda: _complete(evaluations)),
+        _judged("evaluations are of these models", lambda: _models(evaluations, artifacts)),
+        _judged("evaluations are on the same rows", lambda: _same_rows(evaluations, artifacts["dataset"])),
+        _judged("evaluations were made the same way", lambda: _same_way(evaluations)),
+        _judged("models descend from each other", lambda: _lineage(artifacts)),
+        _overlap(profile, limits),
+    ]
+
+
+def _judged(rule: str, problems: Callable[[], list[str]]) -> Check:
+    found = problems()
+    return Check(rule, "FAIL" if found else "PASS", "; ".join(found) or "yes")
+
+
+def _complete(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    problems = [f"no evaluation of the {role} model" for role in ROLES if role not in evaluations]
+    return problems + [f"{e.role}: {e.problem}" for e in evaluations.values() if e.problem]
+
+
+def _models(evaluations: Mapping[str, Evaluation], artifacts: Mapping[str, Manifest]) -> list[str]:
+    problems = []
+    for role in ("merged", "quantized"):
+        if role not in evaluations:
+            continue
+        seen, wanted = evaluations[role].results.get("model_digest"), artifacts[role].content_digest
+        if seen != wanted:
+            problems.append(f"the evaluation called {role} is of model {_short(seen)}, not of {_short(wanted)}")
+    base = evaluations["base"].results.get("model_digest") if "base" in evaluations else None
+    if "base" in evaluations and base not in artifacts["merged"].parents.values():
+        problems.append(f"the evaluation called base is of model {_short(base)}, into which nothing was merged")
+    return problems
+
+
+def _same_rows(evaluations: Mapping[str, Evaluation], dataset: Manifest) -> list[str]:
+    problems = []
+    for evaluation in evaluations.values():
+        seen = evaluation.results.get("dataset_digest")
+        if seen != dataset.content_digest:
+            problems.append(
+                f"{evaluation.role} was evaluated on data set {_short(seen)}, not on {_short(dataset.content_digest)}"
+            )
+    digests = {e.role: e.results.get("rows_digest") for e in evaluations.values()}
+    problems += [f"{role} does not say on which rows it was evaluated" for role, rows in digests.items() if not rows]
+    if len(set(digests.values())) > 1:
+        problems.append("rows differ: " + ", ".join(f"{role} {_short(digest)}" for role, digest in digests.items()))
+    return problems
+
+
+def _same_way(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    settings = {e.role: e.results.get("settings") for e in evaluations.values()}
+    known = {role: found for role, found in settings.items() if isinstance(found, Mapping)}
+    problems = [f"{role} does not say with which settings" for role in settings if role not in known]
+    names = sorted({name for found in known.values() for name in found} - _FREE_SETTINGS)
+    for name in names:
+        values = {role: found.get(name) for role, found in known.items()}
+        if len({json.dumps(value, sort_keys=True) for value in values.values()}) > 1:
+            problems.append(f"{name} differs: " + ", ".join(f"{role} {value}" for role, value in values.items()))
+    return problems
+
+
+def _lineage(artifacts: Mapping[str, Manifest]) -> list[str]:
+    return [
+        f"{child} was not made from this {parent}"
+        for child, parent in (("adapter", "dataset"), ("merged", "adapter"), ("quantized", "merged"))
+        if artifacts[parent].content_digest not in artifacts[child].parents.values()
+    ]
+
+
+def _overlap(profile: Path, limits: OverlapLimits) -> Check:
+    rule = f"train and evaluation rows do not overlap (exact {limits.exact}, near {limits.near} allowed)"
+    try:
+        overlap = _object(profile).get("overlap")
+    except ArtifactError as error:
+        return Check(rule, "FAIL", f"{error.failed} Seen: {error.seen}.")
+    counts = {kind: overlap.get(kind) if isinstance(overlap, Mapping) else None for kind in ("exact", "near")}
+    unknown = [kind for kind, count in counts.items() if isinstance(count, bool) or not isinstance(count, int)]
+    if unknown:
+        return Check(rule, "FAIL", f"the data set's profile counts no {' and no '.join(unknown)} overlap")
+    above = [kind for kind, count in counts.items() if count is not None and count > getattr(limits, kind)]
+    return Check(
+        rule,
+        "FAIL" if above else "PASS",
+        f"{counts['exact']} exact and {counts['near']} near",
+    )
+
+
+def _object(path: Path) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        document = error
+    if isinstance(document, dict):
+        return document
+    raise ArtifactError(
+        f"{path.name} cannot be read.",
+        seen=f"{type(document).__name__}" + (f": {document}" if isinstance(document, Exception) else ""),
+        expected="a JSON object",
+        remedy="make the artifact again",
+    )
+
+
+def _short(digest: object) -> str:
+    return digest[:12] if isinstance(digest, str) and digest else "unknown"

@@ -1,0 +1,178 @@
+"""The policy: what must be shown before a model is promoted. Parsed strictly: what is not understood is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tunegate.contracts.errors import PolicyError, SettingsError
+from tunegate.contracts.files import sha256_json
+from tunegate.contracts.settings import parse_settings, setting
+
+#: The evaluations that are compared, in the order in which the models come about.
+ROLES = ("base", "merged", "quantized")
+
+Kind = Literal["margin", "required_gain", "floor", "ceiling"]
+_COMPARISONS: tuple[Kind, ...] = ("margin", "required_gain")
+_LIMITS: tuple[Kind, ...] = ("floor", "ceiling")
+
+
+@dataclass(frozen=True)
+class OverlapLimits:
+    """How many evaluation rows may also be among the train rows."""
+
+    exact: int = setting(0, help="identical rows allowed on both sides", unit="rows", minimum=0)
+    near: int = setting(0, help="nearly identical rows allowed on both sides", unit="rows", minimum=0)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of ``checks``: a comparison (``reference`` with ``margin`` or ``required_gain``) or a limit."""
+
+    task: str = setting(help="name of the task in the evaluation")
+    metric: str = setting(help="name of the per-row metric")
+    candidate: str = setting(help="the model that is judged", choices=("merged", "quantized"))
+    reference: str = setting("", help="the model it is compared with, on the same rows", choices=("", *ROLES))
+    margin: float | None = setting(None, help="the mean may be worse than the reference's by less than this", minimum=0)
+    required_gain: float | None = setting(
+        None, help="the mean must be better than the reference's by at least this", minimum=0
+    )
+    floor: float | None = setting(None, help="the mean must be at least this")
+    ceiling: float | None = setting(None, help="the mean must be at most this")
+    score_range: tuple[float, ...] | None = setting(
+        None, help="[lowest, highest] possible score of a row; without it scores must be 0 or 1"
+    )
+    max_row_loss: float | None = setting(
+        None,
+        help="no row may get worse by more than this; a row that does fails the check, and the bound gets much tighter",
+        exclusive_minimum=0,
+    )
+    direction: str = setting("higher", help="which scores are better", choices=("higher", "lower"))
+
+    @property
+    def kind(self) -> Kind:
+        """Which of the four it asks for."""
+        return next(kind for kind in (*_COMPARISONS, *_LIMITS) if getattr(self, kind) is not None)
+
+    @property
+    def limit(self) -> float:
+        """The number it asks for."""
+        return float(getattr(self, self.kind))
+
+    @property
+    def compares(self) -> bool:
+        """Whether it needs a reference."""
+        return self.kind in _COMPARISONS
+
+    @property
+    def name(self) -> str:
+        """The rule in a few words: ``tool_call.exact: quantized against merged``."""
+        against = f"{self.candidate} against {self.reference}" if self.compares else self.candidate
+        return f"{self.task}.{self.metric}: {against} ({self.kind.replace('_', ' ')} {self.limit:g})"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The whole policy."""
+
+    checks: tuple[Rule, ...]
+    confidence: float
+    max_overlap_rows: OverlapLimits
+
+    @property
+    def alpha(self) -> float:
+        """The error rate of each one-sided bound."""
+        return 1 - self.confidence
+
+    def to_json(self) -> dict[str, Any]:
+        """The policy with every default written out."""
+        return dataclasses.asdict(self)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of :meth:`to_json`: policies that ask for the same have the same digest."""
+        return sha256_json(self.to_json())
+
+
+@dataclass(frozen=True)
+class _Document:
+    checks: tuple[Any, ...] = setting(help="the list of checks")
+    confidence: float = setting(0.95, help="of each one-sided bound", minimum=0.8, maximum=0.999)
+    max_overlap_rows: Mapping[str, Any] = setting(default_factory=dict, help="exact, near: rows allowed on both sides")
+
+
+def parse_policy(document: Mapping[str, Any]) -> Policy:
+    """Parses a policy.
+
+    Args:
+        document: the mapping of a YAML file.
+
+    Raises:
+        PolicyError: for an unknown key (naming the nearest), a check that asks for nothing or for two things, a policy
+            without checks, or one that never compares the quantized model, which is what is served.
+    """
+    try:
+        top = parse_settings(_Document, document, where="policy")
+        overlap = parse_settings(OverlapLimits, top.max_overlap_rows, where="policy.max_overlap_rows")
+        rules = tuple(
+            parse_settings(Rule, check, where=f"policy.checks[{index}]") for index, check in enumerate(top.checks)
+        )
+    except SettingsError as error:
+        raise PolicyError(
+            error.failed, seen=error.seen, expected=error.expected, remedy=error.remedy, items=error.items
+        ) from error
+    for index, rule in enumerate(rules):
+        _check_rule(rule, f"policy.checks[{index}]")
+    _check_whole(rules)
+    return Policy(rules, top.confidence, overlap)
+
+
+def _check_rule(rule: Rule, where: str) -> None:
+    kinds = [kind for kind in (*_COMPARISONS, *_LIMITS) if getattr(rule, kind) is not None]
+    problem = ""
+    if len(kinds) != 1:
+        asked = " and ".join(kinds) or "nothing"
+        problem = f"it asks for {asked}; a check asks for one of margin, required_gain, floor, ceiling"
+    elif rule.compares and not rule.reference:
+        problem = f"{rule.kind} needs a reference"
+    elif rule.reference and not rule.compares:
+        problem = f"{rule.kind} is absolute and takes no reference"
+    elif rule.reference == rule.candidate:
+        problem = f"{rule.candidate} is compared with itself"
+    elif rule.margin == 0:
+        problem = "margin 0 cannot be shown by any number of equal rows; allow some loss, or use required_gain: 0"
+    elif rule.score_range is not None and (len(rule.score_range) != 2 or rule.score_range[0] >= rule.score_range[1]):
+        problem = f"score_range {list(rule.score_range)} is not [lowest, highest]"
+    elif rule.max_row_loss is not None and (rule.score_range is None or not rule.compares):
+        problem = "max_row_loss belongs to a comparison of scores with a score_range"
+    if problem:
+        raise PolicyError(
+            f"{where} cannot be judged.",
+            seen=problem,
+            expected="{task: tool_call, metric: exact, candidate: quantized, reference: merged, margin: 0.1}",
+            remedy=f"correct {where}",
+        )
+
+
+def _check_whole(rules: tuple[Rule, ...]) -> None:
+    subjects = Counter((r.task, r.metric, r.candidate, r.reference, r.kind) for r in rules)
+    twice = [" ".join(filter(None, subject)) for subject, count in subjects.items() if count > 1]
+    if not rules:
+        seen, remedy = "no checks", "add checks: a policy that asks for nothing would promote anything"
+    elif twice:
+        seen, remedy = "the same check more than once", "keep one of them"
+    elif not any(rule.candidate == "quantized" and rule.compares for rule in rules):
+        seen = "no comparison of the quantized model"
+        remedy = "add a check with candidate: quantized, reference: merged and a margin: quantized is what is served"
+    else:
+        return
+    raise PolicyError(
+        "The policy cannot be judged.",
+        seen=seen,
+        expected="different checks, at least one of which compares the quantized model with another",
+        remedy=remedy,
+        items=twice,
+    )

@@ -1,0 +1,94 @@
+"""The gate: evaluations in, verdict out. A FAIL is a result here, not an exception: what follows depends on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.files import pretty_json
+from tunegate.contracts.manifest import Manifest, verify
+from tunegate.contracts.progress import say
+from tunegate.contracts.settings import settings_document
+from tunegate.contracts.verdict import Verdict
+from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
+from tunegate.gate.judge import Judged, decide, judge_rule
+from tunegate.gate.markdown import verdict_markdown
+from tunegate.gate.page import verdict_page
+from tunegate.gate.policy import Policy, parse_policy
+from tunegate.gate.questions import read_questions
+from tunegate.gate.settings import GateSettings
+
+
+def run(
+    settings: GateSettings,
+    *,
+    dataset: Path,
+    evaluations: Mapping[str, Path],
+    adapter: Path,
+    merged: Path,
+    quantized: Path,
+    output: Path,
+) -> Manifest:
+    """Judges the evaluations by the policy.
+
+    Args:
+        settings: the policy.
+        dataset: what prepare wrote.
+        evaluations: ``base``, ``merged``, ``quantized`` → what evaluate wrote. One that is absent is a FAIL.
+        adapter, merged, quantized: what would be promoted.
+        output: where the ``verdict`` artifact will be.
+
+    Raises:
+        PolicyError: when the policy cannot be judged.
+        ArtifactError: when an input does not verify: what was tampered with is not judged at all.
+    """
+    policy = parse_policy(settings.policy)
+    artifacts = {
+        "dataset": verify(dataset, kind="dataset"),
+        "adapter": verify(adapter, kind="adapter"),
+        "merged": verify(merged, kind="merged"),
+        "quantized": verify(quantized, kind="quantized"),
+    }
+    subjects = {role: manifest.content_digest for role, manifest in artifacts.items()}
+    for role, folder in sorted(evaluations.items()):
+        subjects[f"evaluations/{role}"] = verify(folder, kind="evaluation").content_digest
+    document = settings_document(settings)
+    refuse_foreign_output(output, kind="verdict", parents=subjects, settings=document)
+
+    say("gate", f"judging {len(policy.checks)} checks at {policy.confidence:.0%} confidence")
+    found = {role: read_evaluation(role, folder) for role, folder in sorted(evaluations.items())}
+    evidence = check_evidence(
+        found, artifacts=artifacts, profile=dataset / PROFILE_NAME, limits=policy.max_overlap_rows
+    )
+    judged = [judge_rule(rule, found, alpha=policy.alpha) for rule in policy.checks]
+    verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
+    say("gate", f"{verdict.decision}: {verdict.summary}")
+    return produce(
+        output,
+        kind="verdict",
+        parents=subjects,
+        settings=document,
+        build=lambda folder: _write(folder, verdict, judged, policy, dataset, settings.rows_shown),
+    )
+
+
+def _write(
+    folder: Path, verdict: Verdict, judged: list[Judged], policy: Policy, dataset: Path, rows_shown: int
+) -> None:
+    verdict.write(folder)
+    (folder / "policy.json").write_bytes(pretty_json(policy.to_json()))
+    (folder / "verdict.md").write_text(verdict_markdown(verdict), "utf-8")
+    questions = read_questions(dataset, [row.row_id for item in judged for row in item.shown[:rows_shown]])
+    html = verdict_page(verdict, judged, policy, questions, rows_shown=rows_shown)
+    (folder / "page.html").write_text(html, "utf-8")
+    counts = Counter(check.decision for check in verdict.checks)
+    summary = {
+        "decision": verdict.decision,
+        "checks_passed": counts.get("PASS", 0),
+        "checks_failed": counts.get("FAIL", 0),
+        "checks_inconclusive": counts.get("INCONCLUSIVE", 0),
+        "reason": verdict.summary,
+    }
+    (folder / "summary.json").write_bytes(pretty_json(summary))

@@ -1,0 +1,53 @@
+"""The KFP component ``promote``."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Input, Metrics, Model, Output
+
+from tunegate.contracts import images
+
+
+@dsl.component(base_image=images.IMAGES["promote"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def promote(
+    settings: dict,  # type: ignore[type-arg]
+    registry: str,
+    verdict: Input[Artifact],
+    adapter: Input[Model],
+    merged: Input[Model],
+    quantized: Input[Model],
+    base_evaluation: Input[Artifact],
+    merged_evaluation: Input[Artifact],
+    quantized_evaluation: Input[Artifact],
+    promotion: Output[Artifact],
+    page: Output[HTML],
+    metrics: Output[Metrics],
+) -> None:
+    """Puts the judged version into the registry and moves the alias to it, on a PASS on these very bytes only.
+
+    Args:
+        settings: the section 'promote' of the recipe.
+        registry: a folder or URI.
+        verdict: what gate wrote.
+        adapter: what train wrote.
+        merged: what merge wrote.
+        quantized: what quantize wrote.
+        base_evaluation: the base model on the evaluation rows.
+        merged_evaluation: the merged model on the same rows.
+        quantized_evaluation: the quantized model on the same rows.
+        promotion: what was promoted, where it lies and what it replaced.
+        page: the same for people.
+        metrics: size of the version.
+    """
+    from tunegate.promote.launcher import launch
+
+    launch(
+        settings,
+        registry=registry,
+        verdict=verdict,
+        adapter=adapter,
+        merged=merged,
+        quantized=quantized,
+        evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
+        promotion=promotion,
+        page=page,
+        metrics=metrics,
+    )

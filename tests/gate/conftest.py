@@ -1,0 +1,138 @@
+"""A finished run as the gate sees it, written by hand: artifacts whose contents and scores a test chooses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunegate.contracts.artifact import produce
+from tunegate.contracts.files import sha256_json
+from tunegate.contracts.manifest import Manifest
+from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.gate.settings import GateSettings
+from tunegate.gate.step import run
+
+POLICY: dict[str, Any] = {
+    "confidence": 0.95,
+    "checks": [
+        {"task": "tool_call", "metric": "exact", "candidate": "merged", "reference": "base", "required_gain": 0.25},
+        {"task": "tool_call", "metric": "exact", "candidate": "quantized", "reference": "merged", "margin": 0.10},
+        {"task": "tool_call", "metric": "exact", "candidate": "quantized", "floor": 0.3},
+    ],
+}
+BASE_DIGEST = "b" * 64
+
+
+@dataclass
+class Run:
+    """What a test may bend before the gate judges it.
+
+    Attributes:
+        scores: role → scores of rows 0, 1, 2, … under tool_call.exact.
+        results: role → what replaces entries of ``results.json``; None removes one.
+        rows: role → what changes the rows of ``rows.parquet``.
+        without: files that are not written, as ``role/name``.
+        parents: kind → parents in place of the right ones.
+    """
+
+    folder: Path
+    scores: dict[str, list[float]]
+    policy: dict[str, Any] = field(default_factory=lambda: copy.deepcopy(POLICY))
+    profile: Any = field(default_factory=lambda: {"overlap": {"exact": 0, "near": 0}})
+    results: dict[str, dict[str, Any]] = field(default_factory=dict)
+    rows: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = field(default_factory=dict)
+    without: set[str] = field(default_factory=set)
+    parents: dict[str, dict[str, str]] = field(default_factory=dict)
+    roles: tuple[str, ...] = ("base", "merged", "quantized")
+    inputs: dict[str, Any] = field(default_factory=dict)
+
+    def write(self) -> None:
+        """Writes every artifact."""
+        ids = row_ids(len(self.scores["base"]))
+        questions = "".join(
+            json.dumps({"id": row, "prompt": [{"role": "user", "content": f"question <{row}>"}],
+                        "completion": [{"role": "assistant", "content": "expected"}]}) + "\n"
+            for row in ids
+        )  # fmt: skip
+        profile = json.dumps(self.profile)
+        dataset = self._artifact("dataset", {}, {"evaluation.jsonl": questions, "profile.json": profile})
+        adapter = self._artifact("adapter", {"dataset": dataset.content_digest})
+        merged = self._artifact("merged", {"base_model": BASE_DIGEST, "adapter": adapter.content_digest})
+        quantized = self._artifact("quantized", {"model": merged.content_digest})
+        digests = {"base": BASE_DIGEST, "merged": merged.content_digest, "quantized": quantized.content_digest}
+        self.inputs = {name: self.folder / name for name in ("dataset", "adapter", "merged", "quantized")}
+        self.inputs["evaluations"] = {
+            role: self._evaluation(role, ids, digests[role], dataset.content_digest) for role in self.roles
+        }
+
+    def judge(self) -> Verdict:
+        """Writes everything and runs the gate."""
+        self.write()
+        run(GateSettings(self.policy), **self.inputs, output=self.folder / "verdict")
+        return read_verdict(self.folder / "verdict")
+
+    def _artifact(self, kind: str, parents: Mapping[str, str], files: Mapping[str, str] | None = None) -> Manifest:
+        def build(folder: Path) -> None:
+            for name, text in (files or {"weights": kind}).items():
+                if f"{kind}/{name}" not in self.without:
+                    (folder / name).write_text(text)
+
+        parents = self.parents.get(kind, parents)
+        return produce(self.folder / kind, kind=kind, parents=parents, settings={}, build=build)
+
+    def _evaluation(self, role: str, ids: list[str], model: str, dataset: str) -> Path:
+        scores = self.scores[role]
+        rows = [
+            {"row_id": row, "task": "tool_call", "metric": "exact", "score": float(score), "prompt_digest": f"p{row}",
+             "answer": f"{role} says {score:g} <b>", "tags": []}
+            for row, score in zip(ids, scores, strict=True)
+        ]  # fmt: skip
+        rows = self.rows.get(role, lambda same: same)(rows)
+        results = {
+            "schema_version": 1, "model_digest": model, "dataset_digest": dataset, "rows_digest": sha256_json(ids),
+            "tasks": {"tool_call": {"metrics": {}, "rows": len(ids)}},
+            "settings": {"max_new_tokens": 72, "batch_size": 8},
+        } | self.results.get(role, {})  # fmt: skip
+
+        def build(folder: Path) -> None:
+            if f"{role}/results.json" not in self.without:
+                (folder / "results.json").write_text(json.dumps({k: v for k, v in results.items() if v is not None}))
+            if f"{role}/rows.parquet" not in self.without:
+                write_parquet(rows, folder / "rows.parquet")
+            (folder / "page.html").write_text(role)
+
+        output = self.folder / f"evaluation-{role}"
+        produce(output, kind="evaluation", parents={}, settings={"role": role}, build=build)
+        return output
+
+
+def row_ids(count: int) -> list[str]:
+    """Ids of the shape that prepare gives."""
+    return [f"{number:016x}" for number in range(count)]
+
+
+def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text = pa.string()
+    kinds = {"row_id": text, "task": text, "metric": text, "score": pa.float64(), "prompt_digest": text, "answer": text,
+             "tags": pa.list_(text)}  # fmt: skip
+    names = set().union(*(row.keys() for row in rows)) if rows else set(kinds)
+    pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(n, k) for n, k in kinds.items() if n in names])), path)
+
+
+@pytest.fixture
+def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """A run that passes: of 100 rows base has 0 right, merged 50, quantized 49 of the same and one other."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a hundred runs, none of which must survive a power cut
+    monkeypatch.setattr("tunegate.contracts.manifest.tool_versions", dict)
+    merged = [1.0] * 50 + [0.0] * 50
+    return Run(tmp_path, {"base": [0.0] * 100, "merged": merged, "quantized": [0.0, *merged[1:50], 1.0, *merged[51:]]})

@@ -1,0 +1,282 @@
+"""Promotion: only a PASS on these very bytes, all or nothing, once."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunegate.contracts.artifact import produce
+from tunegate.contracts.errors import ArtifactError, GateRefused, InputError
+from tunegate.contracts.manifest import MANIFEST_NAME, read_manifest, verify
+from tunegate.contracts.verdict import Check, Verdict
+from tunegate.promote.settings import PromoteSettings
+from tunegate.promote.step import run
+from tunegate.registry.aliases import history, read_alias, rollback
+from tunegate.registry.versions import fetch_version, list_versions
+from tunegate.storage.open import open_storage
+
+ROLES = ("base", "merged", "quantized")
+
+
+@dataclasses.dataclass
+class Judged:
+    """The artifacts of one finished run, and where it is promoted to."""
+
+    folder: Path
+    registry: Path
+    inputs: dict[str, Any]
+
+    def promote(self, output: str = "promotion", alias: str = "champion") -> dict[str, Any]:
+        """Promotes, and returns ``promotion.json``."""
+        target = self.folder / output
+        run(PromoteSettings(alias), **self.inputs, registry=str(self.registry), output=target)
+        document: dict[str, Any] = json.loads((target / "promotion.json").read_text())
+        return document
+
+    def folders(self) -> list[Path]:
+        """Every input artifact."""
+        return [*(v for k, v in self.inputs.items() if k != "evaluations"), *self.inputs["evaluations"].values()]
+
+
+def _artifact(folder: Path, kind: str, text: str) -> str:
+    def build(partial: Path) -> None:
+        (partial / "nested").mkdir()
+        (partial / "nested/weights").write_text(text * 1000)
+
+    return produce(folder, kind=kind, parents={}, settings={"text": text}, build=build).content_digest
+
+
+def _finished(
+    folder: Path, registry: Path, text: str = "one", change: Callable[[Verdict], Verdict] = lambda same: same
+) -> Judged:
+    inputs: dict[str, Any] = {kind: folder / kind for kind in ("adapter", "merged", "quantized")}
+    subjects = {kind: _artifact(path, kind, text) for kind, path in inputs.items()} | {"dataset": "d" * 64}
+    inputs["evaluations"] = {role: folder / f"evaluation-{role}" for role in ROLES}
+    for role, path in inputs["evaluations"].items():
+        subjects[f"evaluations/{role}"] = _artifact(path, "evaluation", text + role)
+    verdict = Verdict("PASS", "All 1 checks hold.", (Check("gain", "PASS", "shown"),), subjects, "p" * 64)
+    inputs["verdict"] = folder / "verdict"
+    produce(inputs["verdict"], kind="verdict", parents=subjects, settings={}, build=change(verdict).write)
+    return Judged(folder, registry, inputs)
+
+
+@pytest.fixture(autouse=True)
+def _no_tool_versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking them up takes most of the time of these small artifacts."""
+    monkeypatch.setattr("tunegate.contracts.manifest.tool_versions", dict)
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Judged:
+    return _finished(tmp_path / "one", tmp_path / "registry")
+
+
+def test_a_pass_is_published_whole_and_the_alias_points_at_it(judged: Judged, tmp_path: Path) -> None:
+    document = judged.promote()
+    storage = open_storage(str(judged.registry))
+    head = history(storage, "champion")[0]
+    assert document == {
+        "schema_version": 1,
+        "alias": "champion",
+        "version": head.version,
+        "record": head.digest,
+        "registry": str(judged.registry),
+        "previous": None,
+    }
+    manifest = fetch_version(storage, head.version, tmp_path / "fetched")
+    assert set(manifest.parents) == {"verdict", "adapter", "merged", "quantized"} | {f"evaluations/{r}" for r in ROLES}
+    for role, digest in manifest.parents.items():
+        assert verify(tmp_path / "fetched" / role).content_digest == digest
+    assert head.verdict == head.attempt == manifest.parents["verdict"]
+    page = (judged.folder / "promotion/page.html").read_text()
+    assert head.version in page
+    assert json.loads((judged.folder / "promotion/summary.json").read_text())["version"] == head.version
+
+
+def test_a_second_promotion_names_what_it_replaced(judged: Judged, tmp_path: Path) -> None:
+    first = judged.promote()
+    second = _finished(tmp_path / "two", judged.registry, "two").promote()
+    assert second["previous"] == first["version"]
+    assert [r.version for r in history(open_storage(str(judged.registry)), "champion")] == [
+        second["version"],
+        first["version"],
+    ]
+
+
+def test_the_same_promotion_again_changes_nothing(judged: Judged, tmp_path: Path) -> None:
+    first = judged.promote()
+    before = {path: path.stat().st_mtime_ns for path in judged.registry.rglob("*")}
+    assert judged.promote() == first
+    assert judged.promote("retry") == first
+    after = {path: path.stat().st_mtime_ns for path in judged.registry.rglob("*")}
+    assert {path for path in after if before.get(path) != after[path]} <= {judged.registry / "versions"}
+    digests = [read_manifest(judged.folder / name).content_digest for name in ("promotion", "retry")]
+    assert digests[0] == digests[1]
+
+
+def test_a_late_retry_does_not_undo_a_rollback(judged: Judged, tmp_path: Path) -> None:
+    first = judged.promote()
+    second = _finished(tmp_path / "two", judged.registry, "two")
+    second.promote()
+    storage = open_storage(str(judged.registry))
+    rollback(storage, read_alias(storage, "champion"))
+    second.promote("late")
+    assert history(storage, "champion")[0].version == first["version"]
+
+
+@pytest.mark.parametrize("decision", ["FAIL", "INCONCLUSIVE"])
+def test_without_a_pass_the_registry_stays_as_it_was(judged: Judged, tmp_path: Path, decision: Any) -> None:
+    first = judged.promote()
+    before = sorted(path for path in judged.registry.rglob("*"))
+    reason = Check("margin", decision, "quantized lost 0.4")
+    other = _finished(
+        tmp_path / "two",
+        judged.registry,
+        "two",
+        lambda v: dataclasses.replace(v, decision=decision, summary="lost 0.4", checks=(*v.checks, reason)),
+    )
+    with pytest.raises(GateRefused, match=f"{decision} margin: quantized lost 0.4") as caught:
+        other.promote()
+    assert caught.value.exit_code == 3
+    assert sorted(path for path in judged.registry.rglob("*")) == before
+    assert history(open_storage(str(judged.registry)), "champion")[0].version == first["version"]
+    assert not (other.folder / "promotion").exists()
+
+
+@pytest.mark.parametrize(
+    "checks", [(), (Check("gain", "PASS", "shown"), Check("margin", "FAIL", "lost"))], ids=["none", "one fails"]
+)
+def test_a_pass_that_its_checks_contradict_is_refused(tmp_path: Path, checks: tuple[Check, ...]) -> None:
+    judged = _finished(tmp_path / "one", tmp_path / "registry", change=lambda v: dataclasses.replace(v, checks=checks))
+    with pytest.raises(ArtifactError, match="its checks do not"):
+        judged.promote()
+    assert not judged.registry.exists()
+
+
+def test_one_changed_byte_in_any_file_of_any_input_is_refused(judged: Judged) -> None:
+    for folder in judged.folders():
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            data = path.read_bytes()
+            at = data.index(b"sha256") + 12 if path.name == MANIFEST_NAME else len(data) // 2
+            path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+            with pytest.raises(ArtifactError, match=path.name):
+                judged.promote()
+            path.write_bytes(data)
+    assert not judged.registry.exists()
+    judged.promote()
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed"])
+def test_a_file_that_came_or_went_is_refused_by_name(judged: Judged, change: str) -> None:
+    weights = judged.inputs["merged"] / "nested/weights"
+    if change == "added":
+        (judged.inputs["merged"] / "nested/extra").write_text("")
+    elif change == "removed":
+        weights.unlink()
+    else:
+        weights.rename(weights.with_name("other"))
+    says = "nested/extra: extra" if change == "added" else "nested/weights: missing"
+    with pytest.raises(ArtifactError, match=says):
+        judged.promote()
+
+
+@pytest.mark.parametrize("role", ["adapter", "merged", "quantized", "evaluations/quantized"])
+def test_an_artifact_that_was_not_judged_is_refused_by_name(judged: Judged, tmp_path: Path, role: str) -> None:
+    other = _finished(tmp_path / "two", judged.registry, "two")
+    if role.startswith("evaluations/"):
+        judged.inputs["evaluations"]["quantized"] = other.inputs["evaluations"]["quantized"]
+    else:
+        judged.inputs[role] = other.inputs[role]
+    with pytest.raises(ArtifactError, match=f"- {role}: given [0-9a-f]{{64}}, judged"):
+        judged.promote()
+    assert not judged.registry.exists()
+
+
+def test_an_evaluation_that_was_judged_and_is_not_given_is_missed(judged: Judged) -> None:
+    del judged.inputs["evaluations"]["base"]
+    with pytest.raises(ArtifactError, match="evaluations/base: given nothing"):
+        judged.promote()
+
+
+@pytest.mark.parametrize(("alias", "registry"), [("../champion", None), ("champion", "gs://bucket/models")])
+def test_a_bad_alias_or_address_is_refused_before_anything_is_written(
+    judged: Judged, alias: str, registry: str | None
+) -> None:
+    with pytest.raises(InputError):
+        run(
+            PromoteSettings(alias),
+            **judged.inputs,
+            registry=registry or str(judged.registry),
+            output=judged.folder / "promotion",
+        )
+    assert not judged.registry.exists()
+    assert not (judged.folder / "promotion").exists()
+
+
+def test_a_version_changed_in_the_registry_is_not_promoted_again(judged: Judged) -> None:
+    version = judged.promote()["version"]
+    (judged.registry / "versions" / version / "merged/nested/weights").write_text("other")
+    with pytest.raises(ArtifactError, match="merged/nested/weights: changed"):
+        judged.promote("again", alias="other")
+    assert history(open_storage(str(judged.registry)), "other") == []
+
+
+def _promote_until(judged: Judged, steps: int, taken: Any) -> None:
+    """Promotes, and is killed for good at its durable step number ``steps`` (a flush of a file or folder)."""
+    durable = os.fsync
+
+    def counted(descriptor: int) -> None:
+        durable(descriptor)
+        taken.value += 1
+        if taken.value == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    os.fsync = counted
+    judged.promote()
+
+
+def _killed_at(judged: Judged, steps: int) -> int:
+    """The steps that were taken: fewer than all of them when it was killed."""
+    context = multiprocessing.get_context("fork")
+    taken = context.Value("i", 0)
+    process = context.Process(target=_promote_until, args=(judged, steps, taken))
+    process.start()
+    process.join()
+    assert process.exitcode == (0 if steps == 0 else -signal.SIGKILL)
+    return int(taken.value)
+
+
+def test_a_promotion_killed_at_any_step_leaves_the_old_or_the_new_and_a_retry_finishes(
+    judged: Judged, tmp_path: Path
+) -> None:
+    old = judged.promote()["version"]
+    shutil.copytree(judged.registry, tmp_path / "pristine")
+    total = _killed_at(_finished(tmp_path / "two", judged.registry, "two"), 0)
+    assert total > 25
+    seen = set()
+    for steps in [*range(1, total - 9, 9), *range(total - 9, total + 1)]:
+        shutil.rmtree(judged.registry)
+        shutil.copytree(tmp_path / "pristine", judged.registry)
+        candidate = _finished(tmp_path / f"killed {steps}", judged.registry, "two")
+        _killed_at(candidate, steps)
+
+        storage = open_storage(str(judged.registry))
+        for version in list_versions(storage):
+            shutil.rmtree(tmp_path / "fetched", ignore_errors=True)
+            fetch_version(storage, version, tmp_path / "fetched")
+        before = [record.version for record in history(storage, "champion")]
+        done = candidate.promote()
+        assert before in ([old], [done["version"], old])
+        assert [record.version for record in history(storage, "champion")] == [done["version"], old]
+        assert not list(judged.registry.rglob(".tunegate-*-*"))
+        seen.add((len(list_versions(storage)), len(before)))
+    assert seen == {(2, 1), (2, 2)}
