@@ -69,7 +69,7 @@ class Run:
         digests = {"base": BASE_DIGEST, "merged": merged.content_digest, "quantized": quantized.content_digest}
         self.inputs = {name: self.folder / name for name in ("dataset", "adapter", "merged", "quantized")}
         self.inputs["evaluations"] = {
-            role: self._evaluation(role, ids, digests[role], dataset.content_digest) for role in self.roles
+            role: self._evaluation(role, ids, digests[role], _rows_digest(dataset)) for role in self.roles
         }
 
     def judge(self) -> Verdict:
@@ -87,7 +87,7 @@ class Run:
         parents = self.parents.get(kind, parents)
         return produce(self.folder / kind, kind=kind, parents=parents, settings={}, build=build)
 
-    def _evaluation(self, role: str, ids: list[str], model: str, dataset: str) -> Path:
+    def _evaluation(self, role: str, ids: list[str], model: str, evaluation_rows: str) -> Path:
         scores = self.scores[role]
         rows = [
             {"row_id": row, "task": "tool_call", "metric": "exact", "score": float(score), "prompt_digest": f"p{row}",
@@ -96,7 +96,8 @@ class Run:
         ]  # fmt: skip
         rows = self.rows.get(role, lambda same: same)(rows)
         results = {
-            "schema_version": 1, "model_digest": model, "dataset_digest": dataset, "rows_digest": sha256_json(ids),
+            "schema_version": 1, "model_digest": model, "evaluation_rows_digest": evaluation_rows,
+            "rows_digest": sha256_json(ids),
             "tasks": {"tool_call": {"metrics": {}, "rows": len(ids)}},
             "settings": {"max_new_tokens": 72, "batch_size": 8},
         } | self.results.get(role, {})  # fmt: skip
@@ -111,6 +112,11 @@ class Run:
         output = self.folder / f"evaluation-{role}"
         produce(output, kind="evaluation", parents={}, settings={"role": role}, build=build)
         return output
+
+
+def _rows_digest(dataset: Manifest) -> str:
+    """As the evaluations of a run without evaluation rows would say it: a digest that is not there."""
+    return next((entry.sha256 for entry in dataset.files if entry.path == "evaluation.jsonl"), "")
 
 
 def row_ids(count: int) -> list[str]:

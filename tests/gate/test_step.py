@@ -134,8 +134,8 @@ def test_rows_that_cannot_be_paired_fail_with_the_reason(finished: Run, role: st
 RESULT_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "another model": ({"model_digest": "0" * 64}, "of model 000000000000"),
     "no model": ({"model_digest": None}, "of model unknown"),
-    "another data set": ({"dataset_digest": "0" * 64}, "data set 000000000000"),
-    "no data set": ({"dataset_digest": None}, "data set unknown"),
+    "another data set": ({"evaluation_rows_digest": "0" * 64}, "rows 000000000000"),
+    "no data set": ({"evaluation_rows_digest": None}, "rows unknown"),
     "other rows": ({"rows_digest": "0" * 64}, "rows differ"),
     "no rows": ({"rows_digest": None}, "does not say on which rows"),
     "a task without rows": ({"tasks": {}}, "rows are missing"),

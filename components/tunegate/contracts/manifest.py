@@ -27,6 +27,7 @@ from tunegate.contracts.files import (
 
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
+EVALUATION_ROWS_NAME = "evaluation.jsonl"
 
 #: The distributions whose versions decide what a step computes.
 TOOLS = (
@@ -229,3 +230,20 @@ def input_digest(path: Path, *, kind: str | None = None) -> str:
     if path.is_dir() and kind is None:
         return content_digest("folder", hashed_files(path))
     return read_manifest(path).content_digest
+
+
+def evaluation_rows_digest(dataset: Manifest) -> str:
+    """The sha256 of a data set's evaluation rows: what an evaluation depends on, whatever was trained on.
+
+    Raises:
+        ArtifactError: when the data set has none.
+    """
+    for entry in dataset.files:
+        if entry.path == EVALUATION_ROWS_NAME:
+            return entry.sha256
+    raise ArtifactError(
+        "The data set has no evaluation rows.",
+        seen=f"no {EVALUATION_ROWS_NAME} in its manifest",
+        expected="a data set made by prepare",
+        remedy="run prepare again",
+    )

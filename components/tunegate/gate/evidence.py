@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import ArtifactError
-from tunegate.contracts.manifest import Manifest
+from tunegate.contracts.manifest import Manifest, evaluation_rows_digest
 from tunegate.contracts.verdict import Check
 from tunegate.gate.policy import ROLES, OverlapLimits
 from tunegate.gate.rows import Rows, read_rows
@@ -96,11 +96,9 @@ def _models(evaluations: Mapping[str, Evaluation], artifacts: Mapping[str, Manif
 def _same_rows(evaluations: Mapping[str, Evaluation], dataset: Manifest) -> list[str]:
     problems = []
     for evaluation in evaluations.values():
-        seen = evaluation.results.get("dataset_digest")
-        if seen != dataset.content_digest:
-            problems.append(
-                f"{evaluation.role} was evaluated on data set {_short(seen)}, not on {_short(dataset.content_digest)}"
-            )
+        seen, wanted = evaluation.results.get("evaluation_rows_digest"), evaluation_rows_digest(dataset)
+        if seen != wanted:
+            problems.append(f"{evaluation.role} was evaluated on rows {_short(seen)}, not on {_short(wanted)}")
     digests = {e.role: e.results.get("rows_digest") for e in evaluations.values()}
     problems += [f"{role} does not say on which rows it was evaluated" for role, rows in digests.items() if not rows]
     if len(set(digests.values())) > 1:

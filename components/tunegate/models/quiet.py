@@ -11,7 +11,7 @@ from typing import Any
 @contextlib.contextmanager
 def quiet(*loggers: str) -> Iterator[None]:
     """Disables every tqdm bar, and everything below an error in the named loggers, while it lasts."""
-    from tqdm import std
+    from tqdm import std  # type: ignore[import-untyped]
 
     draw = std.tqdm.__init__
     levels = {name: logging.getLogger(name).level for name in loggers}

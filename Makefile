@@ -1,0 +1,49 @@
+# Two commands from a bare clone, with Python 3.11 and nothing else: `make demo` and `make test`.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+RECIPES := pipelines/tunegate_pipelines/recipes
+
+.PHONY: demo test lint e2e golden lock install clean
+.DEFAULT_GOAL := test
+
+demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 25 minutes on two cores
+	$(BIN)/tunegate run $(RECIPES)/demo.yaml
+
+test: lint  ## everything that takes seconds
+	$(BIN)/pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+e2e: $(INSTALLED)  ## the demo and the refusal as tests: most of an hour on two cores
+	$(BIN)/pytest -m e2e -s tests/e2e
+
+golden: $(INSTALLED)  ## the compiled pipeline that a test holds against the code
+	$(BIN)/tunegate compile --output pipelines/tunegate_pipelines/finetune.yaml
+
+install: $(INSTALLED)
+
+# The lock is complete, so pip has nothing to resolve; the build tools are in it, so the package needs no isolation.
+$(INSTALLED): images/local/requirements.lock pyproject.toml
+	@echo 'installing the locked environment into .venv (about 2 GB, once)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps -r images/local/requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lock:  ## resolves requirements.in anew, in an environment of its own
+	rm -rf .venvs/lock
+	$(PYTHON) -m venv .venvs/lock
+	.venvs/lock/bin/pip install --quiet -r images/local/requirements.in
+	.venvs/lock/bin/pip install --quiet --no-deps -r images/local/no-deps.in
+	images/local/freeze.sh .venvs/lock > images/local/requirements.lock
+	rm -rf .venvs/lock
+
+clean:
+	rm -rf .venv .venvs runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+"""The command ``tunegate``. Exit codes: 0 done, 1 a failed run, 2 bad input, 3 a gate that said no."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunegate.contracts.errors import GateRefused, InputError, TunegateError
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+registry_app = typer.Typer(no_args_is_help=True, help="Versions and aliases of a registry.")
+app.add_typer(registry_app, name="registry")
+
+RecipeArgument = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+SetOption = Annotated[
+    list[str], typer.Option("--set", help="NAME=VALUE of the run form, or STEP.NAME=VALUE. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+RegistryArgument = Annotated[str, typer.Argument(help="The registry: a folder or URI.", show_default=False)]
+AliasArgument = Annotated[str, typer.Argument(help="The alias.", show_default=False)]
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """The one place where an error becomes a message on standard error and an exit code."""
+    try:
+        yield
+    except TunegateError as error:
+        first, *rest = str(error).split("\n")
+        console = Console(stderr=True)
+        console.print(Text(first, "yellow" if isinstance(error, GateRefused) else "red"), soft_wrap=True)
+        console.print(Text("\n".join(rest)), soft_wrap=True)
+        raise typer.Exit(error.exit_code) from error
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006 - typer reads the default, nobody changes it
+    output: Annotated[Path | None, typer.Option(help="A new folder; runs/NAME-OF-THE-RECIPE otherwise.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole pipeline on this machine, and promote on PASS."""
+    console = Console(file=sys.stderr if as_json else sys.stdout)  # bound now: the run redirects what is printed later
+    with errors_shown():
+        from tunegate_pipelines.local import run_local
+        from tunegate_pipelines.recipe import read_recipe
+        from tunegate_pipelines.report import read_report, show
+
+        read, folder = read_recipe(recipe, set_), output or new_folder(Path("runs"), recipe.stem)
+        try:
+            run_local(read, folder, console)
+        finally:
+            report = read_report(folder)
+            show(report, folder, console)
+            if as_json:
+                print_json(report.to_json())
+
+
+@app.command()
+def lint(
+    recipe: RecipeArgument,
+    set_: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Check a recipe without running anything."""
+    with errors_shown():
+        from tunegate.preflight.lint import refuse
+        from tunegate_pipelines.local import check_recipe
+        from tunegate_pipelines.recipe import read_recipe
+
+        findings = check_recipe(read_recipe(recipe, set_))
+        rows = [{"severity": f.severity, "rule": f.rule, "seen": f.seen, "remedy": f.remedy} for f in findings]
+        print_rows(rows, as_json, nothing="nothing to say: this recipe can run")
+        refuse(findings)
+
+
+@app.command("compile")
+def compile_(
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("finetune.yaml"),
+    image_prefix: Annotated[str, typer.Option(help="Put before each image's name.")] = "",
+) -> None:
+    """Compile the pipeline to the YAML document that a KFP cluster takes."""
+    with errors_shown():
+        from tunegate_pipelines.compile import compile_finetune
+
+        Console().print(Text(str(compile_finetune(output, image_prefix=image_prefix))), soft_wrap=True)
+
+
+@registry_app.command("list")
+def registry_list(registry: RegistryArgument, as_json: JsonOption = False) -> None:
+    """Every alias with the version it points at."""
+    with errors_shown():
+        from tunegate.registry.aliases import current, list_aliases
+        from tunegate.storage.open import open_storage
+
+        storage = open_storage(registry)
+        records = [record for name in list_aliases(storage) if (record := current(storage, name))]
+        rows = [{"alias": r.alias, "version": r.version, "action": r.action, "created": r.created} for r in records]
+        print_rows(rows, as_json, nothing=f"no alias in {registry}")
+
+
+@registry_app.command("show")
+def registry_show(registry: RegistryArgument, alias: AliasArgument, as_json: JsonOption = False) -> None:
+    """Where an alias points, and why."""
+    with errors_shown():
+        from tunegate.registry.aliases import current
+        from tunegate.storage.open import open_storage
+
+        record = current(open_storage(registry), alias)
+        if record is None:
+            raise InputError(
+                f"There is no alias {alias!r} in {registry}.",
+                seen="no such alias",
+                expected="an alias that something was promoted to",
+                remedy=f"tunegate registry list {registry}",
+            )
+        document = dataclasses.asdict(record)
+        if as_json:
+            print_json(document)
+        else:
+            print_rows([{"name": name, "value": value} for name, value in document.items() if value], False)
+
+
+@registry_app.command("history")
+def registry_history(registry: RegistryArgument, alias: AliasArgument, as_json: JsonOption = False) -> None:
+    """Every move of an alias, newest first."""
+    with errors_shown():
+        from tunegate.registry.aliases import history
+        from tunegate.storage.open import open_storage
+
+        rows = [dataclasses.asdict(record) for record in history(open_storage(registry), alias)]
+        shown = ("created", "action", "version", "note")
+        told = rows if as_json else [{name: row[name] for name in shown} for row in rows]
+        print_rows(told, as_json, nothing=f"{alias} never moved in {registry}")
+
+
+@app.command()
+def rollback(
+    registry: RegistryArgument,
+    alias: AliasArgument,
+    note: Annotated[str, typer.Option(help="Why; kept in the history.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Point an alias at the version it pointed at before."""
+    with errors_shown():
+        from tunegate.registry.aliases import read_alias
+        from tunegate.registry.aliases import rollback as go_back
+        from tunegate.storage.open import open_storage
+
+        storage = open_storage(registry)
+        record = go_back(storage, read_alias(storage, alias), note=note).record
+        if as_json:
+            print_json(dataclasses.asdict(record))
+        else:
+            Console().print(Text(f"{alias} points at {record.version} again"), soft_wrap=True)
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder below ``parent`` that does not exist: ``name``, or ``name-2``, ``name-3``, …"""
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
+
+
+def print_json(document: Any) -> None:
+    """One document for a script."""
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, nothing: str = "") -> None:
+    """Rows as a table for a person, or as JSON for a script."""
+    console = Console()
+    if as_json:
+        print_json(list(rows))
+    elif not rows:
+        console.print(Text(nothing), soft_wrap=True)
+    else:
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for name in rows[0]:
+            drawn.add_column(name, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(Text(str(value)) for value in row.values()))
+        console.print(drawn)

@@ -1,0 +1,118 @@
+"""The evaluation rows as the harness gets them: the prompt already rendered, exactly as training rendered it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.errors import DataError
+from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem
+from tunegate.models.chat import render
+
+TOOL_CALL, COMPLETION_PERPLEXITY = "tool_call", "completion_perplexity"
+
+#: The tasks that ask our own rows; every other name is a task of lm-evaluation-harness.
+LOCAL_TASKS = (TOOL_CALL, COMPLETION_PERPLEXITY)
+
+Row = dict[str, Any]
+Document = dict[str, Any]
+
+
+def read_rows(dataset: Path, *, limit: int) -> list[Row]:
+    """The evaluation rows in the order of their ids, the first ``limit`` of them (0: all).
+
+    Raises:
+        DataError: when there are none.
+    """
+    lines = (dataset / "evaluation.jsonl").read_text("utf-8").splitlines()
+    rows = sorted((json.loads(line) for line in lines), key=lambda row: str(row["id"]))
+    if not rows:
+        raise DataError(
+            f"{dataset} has no evaluation rows.",
+            seen="evaluation.jsonl is empty",
+            expected="at least one row",
+            remedy="prepare the data set with a larger share of evaluation rows",
+        )
+    return rows[:limit] if limit else rows
+
+
+def check_rows(rows: Sequence[Row], tasks: Sequence[str]) -> None:
+    """Refuses rows that a task cannot score, before a model is loaded.
+
+    Raises:
+        DataError: naming the rows and what each lacks.
+    """
+    if TOOL_CALL not in tasks:
+        return
+    problems = [f"row {row['id']}: {problem}" for row in rows if (problem := _tool_call_problem(row))]
+    if problems:
+        raise DataError(
+            "The task tool_call cannot score these rows.",
+            seen=f"{len(problems)} of {len(rows)} evaluation rows lack what scoring needs",
+            expected="conversation rows with 'functions' and 'ground_truth' as columns beside 'messages'",
+            remedy="add the columns to the data set, or leave tool_call out of evaluate.tasks",
+            items=problems,
+        )
+
+
+def _tool_call_problem(row: Row) -> str:
+    if "prompt" not in row:
+        return "a text row has no prompt to answer"
+    fields = json.loads(row["fields"])
+    return ground_truth_problem(fields) if isinstance(fields, dict) else "'fields' is not an object"
+
+
+def documents(tokenizer: Any, rows: Sequence[Row]) -> list[Document]:
+    """Each row with ``row_id``, ``prompt_text``, ``completion_text``, their tokens and ``fields``."""
+    return [_conversation(tokenizer, row) if "prompt" in row else _text(tokenizer, row) for row in rows]
+
+
+def _conversation(tokenizer: Any, row: Row) -> Document:
+    rendered = render(tokenizer, row["prompt"], row["completion"])
+    return {
+        "row_id": str(row["id"]),
+        "prompt_text": rendered.prompt_text,
+        "completion_text": rendered.completion_text,
+        "prompt_tokens": len(rendered.prompt_ids),
+        "completion_tokens": len(rendered.completion_ids),
+        "expected": row["completion"][-1]["content"],
+        "fields": row["fields"],
+    }
+
+
+def _text(tokenizer: Any, row: Row) -> Document:
+    """A row of plain text: the harness puts the sequence's first token before it, and scores what follows."""
+    ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return {
+        "row_id": str(row["id"]),
+        "prompt_text": "",
+        "completion_text": row["text"],
+        "prompt_tokens": 1,
+        "completion_tokens": len(ids) - (ids[0] == first),
+        "expected": row["text"],
+        "fields": row["fields"],
+    }
+
+
+def check_lengths(docs: Sequence[Document], *, context_tokens: int, new_tokens: int) -> None:
+    """Refuses rows that the model could only see cut: the harness would cut them from the left without an error.
+
+    Raises:
+        DataError: naming the rows.
+    """
+    long = [
+        f"row {doc['row_id']}: {doc['prompt_tokens']} prompt and {doc['completion_tokens']} completion tokens"
+        for doc in docs
+        if doc["prompt_tokens"] + max(doc["completion_tokens"], new_tokens) > context_tokens
+    ]
+    if long:
+        raise DataError(
+            "Some evaluation rows do not fit into the model's context.",
+            seen=f"{len(long)} of {len(docs)} rows",
+            expected=f"prompt and answer (up to {new_tokens} tokens) within {context_tokens} tokens",
+            remedy="shorten the rows, drop them in prepare (max_length), or lower evaluate.max_new_tokens",
+            items=long,
+        )

@@ -1,0 +1,53 @@
+"""From KFP's arguments to :func:`tunegate.evaluate.step.run`, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.errors import reports_errors
+from tunegate.contracts.launch import KfpArtifact, KfpMetrics, publish
+from tunegate.contracts.settings import parse_settings
+from tunegate.evaluate.settings import EvaluateSettings
+from tunegate.evaluate.step import run
+from tunegate.models.files import resolve_model
+
+
+@reports_errors
+def launch_base(
+    settings: Mapping[str, Any],
+    *,
+    base_model: str,
+    reuse: str,
+    dataset: KfpArtifact,
+    evaluation: KfpArtifact,
+    page: KfpArtifact,
+    metrics: KfpMetrics,
+) -> None:
+    """Runs the step on the base model at ``evaluation.path``."""
+    parsed = parse_settings(EvaluateSettings, settings, where="recipe.evaluate")
+    manifest = run(
+        parsed,
+        model=resolve_model(base_model),
+        dataset=Path(dataset.path),
+        output=Path(evaluation.path),
+        reuse=Path(reuse) if reuse else None,
+    )
+    publish(manifest, artifact=evaluation, page=page, metrics=metrics)
+
+
+@reports_errors
+def launch_model(
+    settings: Mapping[str, Any],
+    *,
+    model: KfpArtifact,
+    dataset: KfpArtifact,
+    evaluation: KfpArtifact,
+    page: KfpArtifact,
+    metrics: KfpMetrics,
+) -> None:
+    """Runs the step on a model of this pipeline at ``evaluation.path``."""
+    parsed = parse_settings(EvaluateSettings, settings, where="recipe.evaluate")
+    manifest = run(parsed, model=Path(model.path), dataset=Path(dataset.path), output=Path(evaluation.path))
+    publish(manifest, artifact=evaluation, page=page, metrics=metrics)

@@ -1,0 +1,28 @@
+"""Every setting of evaluate, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunegate.contracts.settings import setting
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What is asked of a model, and how."""
+
+    tasks: tuple[str, ...] = setting(
+        ("tool_call", "completion_perplexity"),
+        help="our own tasks (tool_call, completion_perplexity) and any task of lm-evaluation-harness",
+    )
+    limit: int = setting(
+        0, help="evaluate only the first rows in the order of their ids, the same for every model; 0: all", unit="rows",
+        minimum=0,
+    )  # fmt: skip
+    batch_size: int = setting(32, help="rows that are answered together", unit="rows", minimum=1)
+    max_new_tokens: int = setting(128, help="where an answer that does not end is cut", unit="tokens", minimum=1)
+    dtype: str = setting(
+        "auto", help="what to compute in; auto: bfloat16 on a GPU, float32 on a CPU",
+        choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
+    seed: int = setting(0, help="seed of every random generator; answers are greedy", minimum=0)

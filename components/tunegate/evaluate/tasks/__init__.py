@@ -1,0 +1,1 @@
+"""Our own tasks, each a YAML file of lm-evaluation-harness with its scorer beside it."""

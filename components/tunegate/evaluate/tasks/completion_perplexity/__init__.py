@@ -1,0 +1,1 @@
+"""How surprised the model is by the expected completion."""

@@ -1,0 +1,46 @@
+"""The picture of a quantization: what it saved, and how far each layer's weights moved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tunegate.pages.charts import histogram
+from tunegate.pages.page import Section, page
+from tunegate.pages.parts import facts, table
+
+#: How many layers the table shows.
+LAYERS_SHOWN = 15
+
+
+def quantization_page(result: Mapping[str, Any]) -> str:
+    """The page of one quantized model, from ``quantize.json``."""
+    errors: Mapping[str, float] = {name: layer["relative_error"] for name, layer in result["layers"].items()}
+    worst = sorted(errors.items(), key=lambda item: (-item[1], item[0]))[:LAYERS_SHOWN]
+    rows = [(name, result["layers"][name]["inputs"], error) for name, error in worst]
+    sections = [
+        Section("In short", facts(_facts(result))),
+        Section(
+            "Relative error of each layer's weights",
+            histogram({"layers": list(errors.values())}, x="‖W − Ŵ‖ / ‖W‖"),
+            "What counts is what the model answers: the evaluation compares it with the merged model row by row.",
+        ),
+        Section(f"The {len(rows)} layers that moved most", table(("layer", "inputs", "relative error"), rows)),
+    ]
+    return page("Quantization", sections, subtitle=f"{result['scheme']} of model {result['model_digest'][:12]}")
+
+
+def _facts(result: Mapping[str, Any]) -> dict[str, object]:
+    shown: dict[str, object] = {
+        "scheme": result["scheme"],
+        "before": f"{result['bytes_before'] / 1e6:,.1f} MB",
+        "after": f"{result['bytes_after'] / 1e6:,.1f} MB",
+        "layers quantized": len(result["layers"]),
+        "left as they were": ", ".join(result["ignore"]) or "none",
+    }
+    if result["group_size"]:
+        shown["group size"] = result["group_size"]
+    if result["calibration"]:
+        shown["calibration rows"] = result["calibration"]["rows"]
+        shown["calibration tokens"] = result["calibration"]["tokens"]
+    return shown

@@ -1,0 +1,120 @@
+"""The pipeline ``finetune``: prepare, train, merge, quantize, evaluate, gate, and promote only on PASS."""
+
+from collections.abc import Mapping
+
+from kfp import dsl
+
+from tunegate.evaluate.component import evaluate_base, evaluate_model
+from tunegate.gate.component import gate
+from tunegate.merge.component import merge
+from tunegate.prepare.component import prepare
+from tunegate.promote.component import promote
+from tunegate.quantize.component import quantize
+from tunegate.train.component import train
+from tunegate_pipelines.form import default
+from tunegate_pipelines.resources import request, uncached
+from tunegate_pipelines.tasks import check, refused, summarize
+
+#: The models that are evaluated after training, in the order in which their tasks are declared.
+TUNED = ("merged", "quantized")
+
+#: Task of the compiled pipeline → what a person calls it; kfp numbers the second use of a component.
+LABELS: Mapping[str, str] = {
+    "evaluate-base": "evaluate base",
+    **{f"evaluate-model{'' if n == 1 else f'-{n}'}": f"evaluate {role}" for n, role in enumerate(TUNED, 1)},
+}
+
+
+@dsl.pipeline(name="finetune", display_name="tunegate finetune")  # type: ignore[untyped-decorator,unused-ignore]
+def finetune(
+    base_model: str,
+    dataset: str,
+    registry: str,
+    alias: str = default("alias"),
+    method: str = default("method"),
+    r: int = default("r"),
+    lora_alpha: float = default("lora_alpha"),
+    learning_rate: float = default("learning_rate"),
+    num_train_epochs: float = default("num_train_epochs"),
+    max_length: int = default("max_length"),
+    merge_base: str = default("merge_base"),
+    scheme: str = default("scheme"),
+    evaluation_rows: int = default("evaluation_rows"),
+    seed: int = default("seed"),
+    reuse_evaluations: str = "",
+    recipe: dict = {},  # type: ignore[type-arg]  # noqa: B006 - KFP wants the default as a value
+) -> None:
+    """Fine-tunes a model, merges, quantizes and evaluates it, and promotes it only when the gate says PASS.
+
+    A verdict of FAIL or INCONCLUSIVE ends the run as failed, with the reasons in the task 'refused'.
+
+    Args:
+        base_model: A model folder, or 'org/name@commit' of a hub.
+        dataset: A .jsonl or .parquet file, a folder of them, or 'org/name@commit' of a hub.
+        registry: Where versions and aliases lie: a folder or URI.
+        alias: The name that is moved to the promoted version.
+        method: How to train: 'lora' or 'qlora'.
+        r: Rank of the adapter.
+        lora_alpha: Scale of the adapter; its change is multiplied by lora_alpha / r.
+        learning_rate: Peak learning rate; 1e-4 to 2e-4 is usual for adapters.
+        num_train_epochs: Passes over the train rows.
+        max_length: Longest row, in tokens.
+        merge_base: Which 16-bit base the adapter is added to: 'original' or 'dequantized'.
+        scheme: How to quantize: 'W4A16', 'W8A8' or 'FP8_DYNAMIC'.
+        evaluation_rows: How many evaluation rows to judge on; 0 for all.
+        seed: Seed of training.
+        reuse_evaluations: A folder that keeps evaluations of bases by digest, each made once; empty for none.
+        recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
+            quantize, evaluate, gate, promote.
+    """
+    ending = summarize(base_model=base_model, dataset=dataset, registry=registry, alias=alias)
+    request(uncached(ending), "summarize")
+    with dsl.ExitHandler(ending, name="tune and judge"):
+        settings = check(
+            alias=alias,
+            method=method,
+            r=r,
+            lora_alpha=lora_alpha,
+            learning_rate=learning_rate,
+            num_train_epochs=num_train_epochs,
+            max_length=max_length,
+            merge_base=merge_base,
+            scheme=scheme,
+            evaluation_rows=evaluation_rows,
+            seed=seed,
+            recipe=recipe,
+        )
+        request(uncached(settings), "check")
+        of = settings.outputs
+
+        data = prepare(settings=of["prepare"], dataset=dataset, base_model=base_model)
+        request(uncached(data), "prepare")  # what lies behind an address may have changed
+        rows = data.outputs["prepared"]
+
+        base = evaluate_base(settings=of["evaluate"], base_model=base_model, reuse=reuse_evaluations, dataset=rows)
+        request(base, "evaluate")
+        trained = train(settings=of["train"], base_model=base_model, dataset=rows)
+        request(trained, "train")
+        merging = merge(settings=of["merge"], base_model=base_model, adapter=trained.outputs["adapter"])
+        request(merging, "merge")
+        quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)
+        request(quantizing, "quantize")
+        models = {
+            "adapter": trained.outputs["adapter"],
+            "merged": merging.outputs["merged"],
+            "quantized": quantizing.outputs["quantized"],
+        }
+        evaluations = {"base_evaluation": base.outputs["evaluation"]}
+        for role in TUNED:
+            tuned = evaluate_model(settings=of["evaluate"], model=models[role], dataset=rows)
+            request(tuned.set_display_name(f"evaluate {role}"), "evaluate")
+            evaluations[f"{role}_evaluation"] = tuned.outputs["evaluation"]
+
+        judged = gate(settings=of["gate"], dataset=rows, **models, **evaluations)
+        request(uncached(judged), "gate")
+        verdict = judged.outputs["verdict"]
+        with dsl.If(judged.outputs["decision"] == "PASS", name="passed"):
+            promoting = promote(settings=of["promote"], registry=registry, verdict=verdict, **models, **evaluations)
+            request(uncached(promoting), "promote")
+        with dsl.Else(name="not passed"):
+            request(uncached(refused(verdict=verdict)), "refused")

@@ -1,0 +1,92 @@
+"""What the pipeline's own components do, without kfp."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.errors import GateRefused, reports_errors
+from tunegate.contracts.launch import KfpArtifact
+from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.pages.page import Section, page
+from tunegate.pages.parts import badge, facts, paragraph, table
+from tunegate.preflight.lint import Finding, lint, refuse
+from tunegate_pipelines.form import SECTIONS
+from tunegate_pipelines.recipe import Sections, resolve
+
+ROWS_NAMED = 5
+
+
+@reports_errors
+def launch_check(form: Mapping[str, Any], recipe: Mapping[str, Any], *, page: KfpArtifact) -> Any:
+    """Resolves and lints; returns the settings of each step, in the order of ``SECTIONS``."""
+    sections = resolve(form, recipe)
+    findings = lint(sections)
+    _write(page, settings_page(sections, findings))
+    refuse(findings)
+    told = {step: _without_none(values) for step, values in sections.items()}
+    return namedtuple("Settings", tuple(SECTIONS))(**told)
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    """KFP's parameters know no null; a setting that is left out takes its default, which is the null it was."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@reports_errors
+def launch_refused(verdict: KfpArtifact) -> None:
+    """Raises what the verdict says."""
+    raise refusal(read_verdict(Path(verdict.path)))
+
+
+@reports_errors
+def launch_summarize(status: Any, run_form: Mapping[str, str], *, page: KfpArtifact) -> None:
+    """Writes the run's last page."""
+    _write(page, summary_page(status.state, status.error_message or "", run_form))
+
+
+def refusal(verdict: Verdict) -> GateRefused:
+    """The verdict as an error that names each rule that was not met, and the rows that decided it."""
+    broken = [check for check in verdict.checks if check.decision != "PASS"]
+    items = []
+    for check in broken:
+        rows = f" (rows {', '.join(check.rows[:ROWS_NAMED])})" if check.rows else ""
+        needed = f" (about {check.rows_needed} rows would decide it)" if check.rows_needed else ""
+        items.append(f"{check.decision} {check.rule}: {check.reason}{rows}{needed}")
+    return GateRefused(
+        f"The gate refused: {verdict.summary}",
+        seen=f"{verdict.decision}: {len(broken)} of {len(verdict.checks)} rules not met",
+        expected="PASS on every rule of the policy",
+        remedy="look at the verdict page and the named rows; the alias was left as it was",
+        items=items,
+    )
+
+
+def settings_page(sections: Sections, findings: list[Finding]) -> str:
+    """Every setting of a run, and what the lint says of them."""
+    rows = [(step, name, str(value)) for step, values in sections.items() for name, value in values.items()]
+    found = (
+        table(
+            ("severity", "rule", "seen", "to do"),
+            [(finding.severity, finding.rule, finding.seen, finding.remedy) for finding in findings],
+        )
+        if findings
+        else paragraph("Nothing to say.")
+    )
+    parts = [Section("Lint", found), Section("Settings", table(("step", "setting", "value"), rows))]
+    return page("Check", parts, subtitle="run form and recipe, complete with defaults")
+
+
+def summary_page(state: str, message: str, run_form: Mapping[str, str]) -> str:
+    """How a run ended."""
+    body = badge("PASS" if state == "SUCCEEDED" else "FAIL") + facts({"state": state, **run_form})
+    if message:
+        body += paragraph(message)
+    return page("Run", [Section("How it ended", body)])
+
+
+def _write(artifact: KfpArtifact, text: str) -> None:
+    Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(artifact.path).write_text(text, "utf-8")

@@ -1,0 +1,136 @@
+"""Runs the pipeline ``finetune`` on this machine, step by step, through kfp.local."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from tunegate.contracts.errors import InputError, OutputExistsError, RunError, SettingsError
+from tunegate.contracts.manifest import MANIFEST_NAME
+from tunegate.preflight.lint import Finding, lint, refuse
+from tunegate_pipelines.addresses import local_addresses
+from tunegate_pipelines.follow import Follower, RunStopped, view_for
+from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+from tunegate_pipelines.recipe import Recipe, resolve
+from tunegate_pipelines.report import KFP_FOLDER, read_report, write_pages
+
+LOG_NAME = "log.txt"
+INPUTS_FOLDER = "inputs"
+REQUIRED = ("base_model", "dataset", "registry")
+
+
+def check_recipe(recipe: Recipe) -> list[Finding]:
+    """What can be said of a recipe before anything is written or started.
+
+    Raises:
+        SettingsError: when it is incomplete or something in it is unknown or out of range.
+    """
+    missing = [name for name in REQUIRED if not recipe.form.get(name)]
+    if missing:
+        raise SettingsError(
+            "recipe.run is incomplete.",
+            seen=f"no {', '.join(missing)}",
+            expected=f"at least {', '.join(REQUIRED)}",
+            remedy="add them to the section 'run', or give them with --set NAME=VALUE",
+        )
+    wrong = [name for name in ADDRESSES if not isinstance(recipe.form.get(name, ""), str)]
+    if wrong:
+        raise SettingsError(
+            f"recipe.run.{wrong[0]} has the wrong type.",
+            seen=repr(recipe.form[wrong[0]]),
+            expected="text: a path, or a name",
+            remedy="put it in quotes",
+        )
+    form = {name: value for name, value in recipe.form.items() if name in FORM}
+    return lint(resolve(form, recipe.sections))
+
+
+def run_local(recipe: Recipe, output: Path, console: Console) -> None:
+    """Runs the pipeline and writes ``output``: log, artifacts, pages and ``index.html``. Returns when it was promoted.
+
+    Args:
+        recipe: what to run.
+        output: a folder that does not exist yet.
+        console: where the progress is shown.
+
+    Raises:
+        InputError: for a recipe, model or data set that cannot be used; nothing is left behind then.
+        GateRefused: when the verdict is not PASS.
+        TunegateError: what else a step reported.
+        RunError: when a step failed without saying why.
+    """
+    findings = check_recipe(recipe)
+    refuse(findings)
+    for finding in findings:
+        console.print(
+            Text(f"{finding.severity} {finding.rule}: {finding.seen}; {finding.remedy}", "yellow"), soft_wrap=True
+        )
+    if output.exists():
+        raise OutputExistsError(
+            f"{output} exists.",
+            seen="a folder or file",
+            expected="a new folder for a new run",
+            remedy=f"choose another --output, or remove {output} yourself",
+        )
+    output.mkdir(parents=True)
+    try:
+        _run(recipe, output, console)
+    except InputError:
+        if not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
+            shutil.rmtree(output)
+        raise
+    finally:
+        if output.exists():
+            write_pages(read_report(output), output)
+
+
+def _run(recipe: Recipe, output: Path, console: Console) -> None:
+    from tunegate_pipelines.finetune import LABELS
+
+    view = view_for(console)
+    speakers = frozenset({*SECTIONS, "demo"})
+    with (output / LOG_NAME).open("w", encoding="utf-8") as log, contextlib.closing(view):
+        follower = Follower(log, view, speakers, LABELS)
+        try:
+            with contextlib.redirect_stdout(follower), contextlib.redirect_stderr(follower):
+                _start(_arguments(recipe, output), output / KFP_FOLDER)
+        except RunStopped:
+            pass
+        except RuntimeError:  # how kfp.local says that a task failed; anything else is not expected, and shows itself
+            if not follower.failed_task:
+                raise
+    if follower.error is not None:
+        raise follower.error
+    if follower.failed_task:
+        raise RunError(
+            f"The task {follower.failed_task} failed.",
+            seen="\n" + "\n".join(f"    {line}" for line in follower.tail),
+            expected="a step that ends well, or an error that says why not",
+            remedy=f"read {output / LOG_NAME}",
+        )
+
+
+def _start(arguments: Mapping[str, Any], root: Path) -> None:
+    from kfp import local
+
+    from tunegate_pipelines.finetune import finetune
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of images, limits and accelerators, which mean nothing here
+        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
+        finetune(**arguments)
+
+
+def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
+    """The pipeline's arguments: the run form with its addresses made real, and the recipe's other sections."""
+    form = {name: value for name, value in recipe.form.items() if value is not None}
+    addresses = {name: str(form[name]) for name in ADDRESSES if form.get(name)}
+    inputs = (output / INPUTS_FOLDER).resolve()
+    return {**form, **local_addresses(addresses, inputs), "recipe": dict(recipe.sections)}

@@ -1,0 +1,187 @@
+"""A recipe: one YAML document that holds everything a run is told.
+
+::
+
+    run:                # the run form's parameters, as a person would fill them in KFP
+      base_model: …
+      learning_rate: 2.0e-4
+    train:              # settings of a step that the run form does not have
+      per_device_train_batch_size: 4
+    gate:               # the policy
+      …
+
+Each setting stands in one place: what the run form holds may not be set again in a step's section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tunegate.contracts.errors import SettingsError
+from tunegate.contracts.settings import parse_settings, refuse_unknown_keys, settings_document
+from tunegate.gate.policy import parse_policy
+from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+
+RUN_SECTION = "run"
+
+#: Step → its settings, complete and checked, as plain JSON types.
+Sections = dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A recipe as it was written.
+
+    Attributes:
+        form: run-form parameter → value; those that are missing take the pipeline's defaults.
+        sections: step → the settings given for it.
+    """
+
+    form: Mapping[str, Any]
+    sections: Mapping[str, Mapping[str, Any]]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-4 is a number, as YAML 1.2 says and as everyone writes it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file and lays ``overrides`` over it.
+
+    Args:
+        path: the YAML file.
+        overrides: ``name=value`` for the run form, ``step.name=value`` for a step's setting.
+
+    Raises:
+        SettingsError: when it cannot be read, or names something unknown.
+    """
+    document = _load(_text(path), str(path))
+    if not isinstance(document, Mapping):
+        raise SettingsError(
+            f"{path} is not a recipe.",
+            seen=type(document).__name__,
+            expected=f"sections {', '.join((RUN_SECTION, *SECTIONS))}",
+            remedy="start from one of the recipes in pipelines/tunegate_pipelines/recipes",
+        )
+    refuse_unknown_keys(document, known=(RUN_SECTION, *SECTIONS), where=str(path))
+    parts = {name: _section(document.get(name), f"recipe.{name}") for name in (RUN_SECTION, *SECTIONS)}
+    for override in overrides:
+        section, name, value = _override(override)
+        parts[section][name] = value
+    form = parts.pop(RUN_SECTION)
+    refuse_unknown_keys(form, known=(*ADDRESSES, *FORM), where=f"recipe.{RUN_SECTION}")
+    return Recipe(form, {name: section for name, section in parts.items() if section})
+
+
+def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
+    """Every step's settings, complete: the run form's, then the recipe's, then the defaults.
+
+    Args:
+        form: run-form parameter → value, addresses left out.
+        sections: what the recipe says of each step.
+
+    Raises:
+        SettingsError: for anything unknown, out of range, or said twice.
+    """
+    if RUN_SECTION in sections:
+        raise SettingsError(
+            "The recipe holds a section 'run'.",
+            seen=", ".join(sections[RUN_SECTION] or ()) or "an empty section",
+            expected=f"sections {', '.join(SECTIONS)}",
+            remedy="give these values in the run form itself, and leave the section out",
+        )
+    refuse_unknown_keys(sections, known=SECTIONS, where="recipe")
+    refuse_unknown_keys(form, known=FORM, where=f"recipe.{RUN_SECTION}")
+    merged = {name: _section(sections.get(name), f"recipe.{name}") for name in SECTIONS}
+    _refuse_twice(merged)
+    for parameter, places in FORM.items():
+        if parameter in form:
+            for step, setting in places:
+                merged[step][setting] = form[parameter]
+    complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
+    parse_policy(complete["gate"]["policy"])
+    return complete
+
+
+def _parsed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return settings_document(parse_settings(SECTIONS[name], values, where=f"recipe.{name}"))
+
+
+def _refuse_twice(sections: Mapping[str, Mapping[str, Any]]) -> None:
+    twice = [
+        f"{step}.{setting} is the run form's {parameter!r}"
+        for parameter, places in FORM.items()
+        for step, setting in places
+        if setting in sections[step]
+    ]
+    if twice:
+        raise SettingsError(
+            "The recipe sets what the run form already holds.",
+            seen=f"{len(twice)} setting(s) in a step's section",
+            expected="each setting in one place",
+            remedy=f"move them to the section '{RUN_SECTION}' of the recipe, or to the run form in KFP",
+            items=twice,
+        )
+
+
+def _override(text: str) -> tuple[str, str, Any]:
+    name, separator, value = text.partition("=")
+    section, dot, setting = name.partition(".")
+    if not separator or not name or (dot and section not in SECTIONS):
+        raise SettingsError(
+            f"--set {text!r} is not understood.",
+            seen=repr(text),
+            expected=f"NAME=VALUE for the run form, or STEP.NAME=VALUE with a step of {', '.join(SECTIONS)}",
+            remedy="for example --set learning_rate=2e-4 or --set train.per_device_train_batch_size=4",
+        )
+    return (
+        (section, setting, _load(value, f"--set {name}")) if dot else (RUN_SECTION, name, _load(value, f"--set {name}"))
+    )
+
+
+def _section(value: Any, where: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise SettingsError(
+            f"{where} is not a mapping.",
+            seen=f"{value!r} ({type(value).__name__})",
+            expected="setting names with their values",
+            remedy=f"write {where} as 'name: value' lines",
+        )
+    return dict(value)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The recipe {path} cannot be read.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="a YAML file",
+            remedy="check the path",
+        ) from error
+
+
+def _load(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise SettingsError(
+            f"{where} is no valid YAML.",
+            seen=" ".join(str(error).split()),
+            expected="a YAML document",
+            remedy="check indentation, quotes and colons at the place named",
+        ) from error

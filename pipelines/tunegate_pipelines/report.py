@@ -1,0 +1,216 @@
+"""What came of a local run: read from its artifacts, shown as a table, and linked from one page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunegate.contracts.files import pretty_json
+from tunegate.contracts.launch import PAGE_NAME, read_summary
+from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, read_manifest
+from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.pages.page import Section, page
+from tunegate.pages.parts import badge, facts, links, paragraph, table
+
+SCHEMA_VERSION = 1
+INDEX_NAME = "index.html"
+REPORT_NAME = "report.json"
+PAGES_FOLDER = "pages"
+#: Where kfp.local puts what the steps write.
+KFP_FOLDER = "kfp"
+
+#: The order in which steps are shown.
+_ORDER = ("dataset", "adapter", "merged", "quantized", "evaluation", "verdict", "promotion")
+_ROLES = ("base", "merged", "quantized")
+#: How the demo's measures are called in the table; any other is shown as ``task metric``.
+_LABELS: Mapping[tuple[str, str], str] = {
+    ("tool_call", "valid"): "valid calls",
+    ("tool_call", "exact"): "exact calls",
+    ("completion_perplexity", "perplexity"): "perplexity",
+}
+_TONES = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+
+
+@dataclass(frozen=True)
+class Made:
+    """One artifact of a run: its name among its kind, where it lies, and its manifest."""
+
+    name: str
+    folder: Path
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a run.
+
+    Attributes:
+        artifacts: in the order of the steps.
+        results: role → the evaluation's ``results.json``.
+        verdict: the gate's, when the run got that far.
+        promotion: ``promotion.json``, when something was promoted.
+    """
+
+    artifacts: tuple[Made, ...]
+    results: Mapping[str, Mapping[str, Any]]
+    verdict: Verdict | None
+    promotion: Mapping[str, Any] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as one document, for scripts."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "decision": self.verdict.decision if self.verdict else None,
+            "summary": self.verdict.summary if self.verdict else None,
+            "results": {
+                role: {"tasks": found["tasks"], "model_bytes": found["model_bytes"]}
+                for role, found in self.results.items()
+            },
+            "promotion": self.promotion,
+            "artifacts": {
+                made.name: {"folder": str(made.folder), "content_digest": made.manifest.content_digest}
+                for made in self.artifacts
+            },
+        }
+
+
+def read_report(output: Path) -> Report:
+    """Reads every finished artifact of the run in ``output``."""
+    paths = sorted((output / KFP_FOLDER).rglob(MANIFEST_NAME))
+    found = [(path.parent, read_manifest(path.parent)) for path in paths]
+    digests = {manifest.content_digest: manifest.kind for _, manifest in found}
+    artifacts = []
+    results: dict[str, Mapping[str, Any]] = {}
+    for folder, manifest in found:
+        name = manifest.kind
+        if manifest.kind == "evaluation":
+            document = json.loads((folder / "results.json").read_text("utf-8"))
+            role = digests.get(document["model_digest"], "base")
+            name, results[role] = f"evaluation of {role}", document
+        artifacts.append(Made(name, folder, manifest))
+    artifacts.sort(key=lambda made: (_ORDER.index(made.manifest.kind), _role_rank(made.name)))
+    of_kind = {made.manifest.kind: made.folder for made in artifacts}
+    promotion = of_kind.get("promotion")
+    return Report(
+        artifacts=tuple(artifacts),
+        results={role: results[role] for role in _ROLES if role in results},
+        verdict=read_verdict(of_kind["verdict"]) if "verdict" in of_kind else None,
+        promotion=json.loads((promotion / "promotion.json").read_text("utf-8")) if promotion else None,
+    )
+
+
+def _role_rank(name: str) -> int:
+    return next((rank for rank, role in enumerate(_ROLES) if name.endswith(role)), len(_ROLES))
+
+
+def comparison(report: Report) -> tuple[list[str], list[list[str]]]:
+    """The table of the run: a row for each model; columns for its measures and size."""
+    measures = [
+        (task, metric)
+        for task, found in next(iter(report.results.values()), {"tasks": {}})["tasks"].items()
+        for metric in found["metrics"]
+    ]
+    labelled = [measure for measure in _LABELS if measure in measures]
+    shown = labelled + [
+        measure for measure in measures if measure not in _LABELS and measure[0] not in {t for t, _ in labelled}
+    ]
+    columns = ["model", *(_LABELS.get(measure, " ".join(measure)) for measure in shown), "size"]
+    rows = []
+    for role, found in report.results.items():
+        values = [found["tasks"].get(task, {}).get("metrics", {}).get(metric) for task, metric in shown]
+        rows.append([role, *(_figure(*pair) for pair in zip(shown, values, strict=True)), _size(found["model_bytes"])])
+    return columns, rows
+
+
+def _figure(measure: tuple[str, str], value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if measure[0] == "tool_call" else f"{value:.4g}"
+
+
+def _size(size_bytes: float) -> str:
+    return f"{size_bytes / 1e6:,.1f} MB"
+
+
+def show(report: Report, output: Path, console: Console) -> None:
+    """Prints the table, the verdict with its reasons, and where things lie; nothing for a run that made nothing."""
+    if not report.artifacts:
+        return
+    if report.results:
+        columns, rows = comparison(report)
+        drawn = Table(box=None, pad_edge=False, header_style="bold")
+        for column in columns:
+            drawn.add_column(column, justify="left" if column == "model" else "right")
+        for row in rows:
+            drawn.add_row(*row)
+        console.print()
+        console.print(drawn)
+    if report.verdict:
+        console.print()
+        tone = _TONES[report.verdict.decision]
+        console.print(Text.assemble((report.verdict.decision, f"bold {tone}"), f"  {report.verdict.summary}"))
+        for check in report.verdict.checks:
+            console.print(Text(f"  {check.decision:<12} {check.rule}: {check.reason}"), soft_wrap=True)
+    console.print()
+    if report.promotion:
+        promotion = report.promotion
+        console.print(Text(f"promoted  {promotion['alias']} → {promotion['version'][:12]}"))
+        console.print(Text(f"lies in   {promotion['registry']}/versions/{promotion['version']}"), soft_wrap=True)
+        console.print(Text(f"replaced  {(promotion['previous'] or 'nothing')[:12]}"))
+    console.print(Text(f"page      {output / INDEX_NAME}"), soft_wrap=True)
+
+
+def write_pages(report: Report, output: Path) -> Path:
+    """Copies every artifact's page below ``output`` and writes the page that links them, and ``report.json``.
+
+    Returns:
+        The page.
+    """
+    pages = output / PAGES_FOLDER
+    pages.mkdir(exist_ok=True)
+    targets: dict[str, str] = {}
+    for made in report.artifacts:
+        name = f"{made.name.replace(' ', '-')}.html"
+        shutil.copyfile(made.folder / PAGE_NAME, pages / name)
+        targets[made.name] = f"{PAGES_FOLDER}/{name}"
+    sections = []
+    if report.verdict:
+        sections.append(
+            Section("Verdict", badge(report.verdict.decision) + paragraph(report.verdict.summary) + _checks(report))
+        )
+    if report.results:
+        sections.append(Section("Models", table(*comparison(report))))
+    if report.promotion:
+        told = {name: value for name, value in report.promotion.items() if isinstance(value, str | int | float)}
+        sections.append(Section("Promotion", facts(told)))
+    sections.append(Section("Pages", links(targets)))
+    sections.append(Section("Artifacts", table(("artifact", "content digest", "in short"), _artifact_rows(report))))
+    index = output / INDEX_NAME
+    index.write_text(page("Fine-tuning run", sections, subtitle=output.name), "utf-8")
+    (output / REPORT_NAME).write_bytes(pretty_json(report.to_json()))
+    return index
+
+
+def _checks(report: Report) -> str:
+    assert report.verdict is not None
+    return table(("decision", "rule", "reason"), [(c.decision, c.rule, c.reason) for c in report.verdict.checks])
+
+
+def _artifact_rows(report: Report) -> list[tuple[str, str, str]]:
+    rows = []
+    for made in report.artifacts:
+        short = " · ".join(f"{name} {_plain(value)}" for name, value in list(read_summary(made.folder).items())[:6])
+        rows.append((made.name, made.manifest.content_digest[:12], short))
+    return rows
+
+
+def _plain(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,50 @@
+"""What each step asks of a cluster, and which are never cached. A local run takes the machine as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """Cores, memory and accelerators of one step: limits, so that the pod is scheduled where they are free."""
+
+    cpu: str
+    memory: str
+    accelerators: int = 0
+
+
+#: The Kubernetes resource that is counted.
+ACCELERATOR = "nvidia.com/gpu"
+
+_CONTROL = Request(cpu="1", memory="1Gi")
+
+#: Step → what it asks for: room for a model of about 8 B parameters on one accelerator.
+REQUESTS: Mapping[str, Request] = {
+    "check": _CONTROL,
+    "prepare": Request(cpu="4", memory="16Gi"),
+    "train": Request(cpu="8", memory="64Gi", accelerators=1),
+    "merge": Request(cpu="4", memory="16Gi"),
+    "quantize": Request(cpu="8", memory="64Gi", accelerators=1),
+    "evaluate": Request(cpu="8", memory="64Gi", accelerators=1),
+    "gate": Request(cpu="2", memory="4Gi"),
+    "promote": Request(cpu="2", memory="4Gi"),
+    "refused": _CONTROL,
+    "summarize": _CONTROL,
+}
+
+
+def request(task: Any, step: str) -> Any:
+    """The task with its step's request."""
+    wanted = REQUESTS[step]
+    task.set_cpu_limit(wanted.cpu).set_memory_limit(wanted.memory)
+    if wanted.accelerators:
+        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(wanted.accelerators)
+    return task
+
+
+def uncached(task: Any) -> Any:
+    """The task, run each time: KFP's cache key knows the names of inputs, not what lies behind an address."""
+    return task.set_caching_options(False)

@@ -1,0 +1,107 @@
+"""The pipeline's own small components: the check at the start, the refusal, and the summary at the end."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Input, Output
+
+from tunegate.contracts import images
+
+
+@dsl.component(base_image=images.IMAGES["check"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def check(
+    alias: str,
+    method: str,
+    r: int,
+    lora_alpha: float,
+    learning_rate: float,
+    num_train_epochs: float,
+    max_length: int,
+    merge_base: str,
+    scheme: str,
+    evaluation_rows: int,
+    seed: int,
+    recipe: dict,  # type: ignore[type-arg]
+    page: Output[HTML],
+) -> NamedTuple(  # type: ignore[valid-type]
+    "Settings",
+    [
+        ("prepare", dict),
+        ("train", dict),
+        ("merge", dict),
+        ("quantize", dict),
+        ("evaluate", dict),
+        ("gate", dict),
+        ("promote", dict),
+    ],
+):
+    """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.
+
+    Args:
+        alias: as in the run form.
+        method: as in the run form.
+        r: as in the run form.
+        lora_alpha: as in the run form.
+        learning_rate: as in the run form.
+        num_train_epochs: as in the run form.
+        max_length: as in the run form.
+        merge_base: as in the run form.
+        scheme: as in the run form.
+        evaluation_rows: as in the run form.
+        seed: as in the run form.
+        recipe: as in the run form.
+        page: every setting of the run, and the lint's findings.
+    """
+    from tunegate_pipelines.launch import launch_check
+
+    form = {
+        "alias": alias,
+        "method": method,
+        "r": r,
+        "lora_alpha": lora_alpha,
+        "learning_rate": learning_rate,
+        "num_train_epochs": num_train_epochs,
+        "max_length": max_length,
+        "merge_base": merge_base,
+        "scheme": scheme,
+        "evaluation_rows": evaluation_rows,
+        "seed": seed,
+    }
+    return launch_check(form, recipe, page=page)
+
+
+@dsl.component(base_image=images.IMAGES["refused"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def refused(verdict: Input[Artifact]) -> None:
+    """Fails, with the verdict's reasons, so that a refused run is red in KFP and nobody takes it for a promoted one.
+
+    Args:
+        verdict: what gate wrote.
+    """
+    from tunegate_pipelines.launch import launch_refused
+
+    launch_refused(verdict)
+
+
+@dsl.component(base_image=images.IMAGES["summarize"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def summarize(
+    status: dsl.PipelineTaskFinalStatus,
+    base_model: str,
+    dataset: str,
+    registry: str,
+    alias: str,
+    page: Output[HTML],
+) -> None:
+    """Writes how the run ended, however it ended.
+
+    Args:
+        status: filled by KFP.
+        base_model: as in the run form.
+        dataset: as in the run form.
+        registry: as in the run form.
+        alias: as in the run form.
+        page: state, failed task and message.
+    """
+    from tunegate_pipelines.launch import launch_summarize
+
+    run_form = {"base_model": base_model, "dataset": dataset, "registry": registry, "alias": alias}
+    launch_summarize(status, run_form, page=page)

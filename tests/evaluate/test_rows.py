@@ -1,0 +1,41 @@
+"""Per-row results: numbers become scores, aggregates' inputs do not, and a row scored twice is an error."""
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from tunegate.contracts.errors import RunError
+from tunegate.evaluate.harness import Measured
+from tunegate.evaluate.rows import scored_rows
+
+
+def _sample(**values: Any) -> dict[str, Any]:
+    scores = {"acc": 1.0}
+    return {
+        "doc_id": 0, "doc": {}, "doc_hash": "d0", "arguments": [("prompt", " A"), ("prompt", " B")],
+        "filtered_resps": [(-1.0, True), (-2.0, False)], "filter": "none", "metrics": list(scores), **scores, **values,
+    }  # fmt: skip
+
+
+def test_a_task_of_the_harness_names_its_rows_by_their_documents_digest() -> None:
+    (row,) = scored_rows({"arc": Measured({}, (_sample(),))})
+    assert (row.row_id, row.task, row.metric, row.score, row.answer) == ("d0", "arc", "acc", 1.0, "")
+    assert row.prompt_digest == hashlib.sha256(b"prompt").hexdigest()
+
+
+def test_each_filter_of_a_task_is_a_metric_of_its_own() -> None:
+    samples = (_sample(filter="strict"), _sample(filter="flexible", acc=0.0))
+    rows = scored_rows({"gsm8k": Measured({}, samples)})
+    assert [(row.metric, row.score) for row in rows] == [("acc,flexible", 0.0), ("acc,strict", 1.0)]
+
+
+def test_the_pairs_that_an_aggregate_is_made_of_are_no_scores() -> None:
+    rows = scored_rows({"t": Measured({}, (_sample(metrics=["acc", "perplexity"], perplexity=(-3.0, 2)),))})
+    assert [row.metric for row in rows] == ["acc"]
+
+
+@pytest.mark.parametrize("samples", [(), (_sample(), _sample())])
+def test_a_row_that_is_missing_or_scored_twice_is_an_error(samples) -> None:
+    with pytest.raises(RunError, match="exactly once"):
+        scored_rows({"t": Measured({}, samples)})

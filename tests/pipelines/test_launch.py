@@ -1,0 +1,95 @@
+"""The pipeline's own components: what they say when a run is refused, and how settings travel through KFP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tunegate.contracts.errors import ERROR_LINE, GateRefused, error_from_line
+from tunegate.contracts.verdict import Check, Verdict
+from tunegate.preflight.lint import lint, refuse
+from tunegate_pipelines.form import FORM, SECTIONS
+from tunegate_pipelines.launch import launch_check, launch_refused, launch_summarize, refusal
+from tunegate_pipelines.recipe import resolve
+
+CHECKS = (
+    Check("tool_call.exact: merged against base", "FAIL", "0.05 better, 0.25 was asked", rows=("aa", "bb")),
+    Check("tool_call.exact: quantized against merged", "INCONCLUSIVE", "too few rows", rows_needed=140),
+    Check("overlap", "PASS", "none"),
+)
+VERDICT = Verdict("FAIL", "1 of 3 checks fails.", CHECKS, {}, "digest")
+POLICY = {
+    "checks": [
+        {"task": "tool_call", "metric": "exact", "candidate": "quantized", "reference": "merged", "margin": 0.1},
+    ]
+}
+RECIPE = {"gate": {"policy": POLICY}, "quantize": {"num_calibration_samples": 8}}
+
+
+@dataclass
+class FakeArtifact:
+    """What kfp hands to a component, as far as launchers use it."""
+
+    path: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> FakeArtifact:
+    return FakeArtifact(str(tmp_path / "page"))
+
+
+def test_refusal_names_metric_rows_and_what_would_decide() -> None:
+    said = str(refusal(VERDICT))
+    assert "tool_call.exact: merged against base: 0.05 better, 0.25 was asked (rows aa, bb)" in said
+    assert "about 140 rows would decide it" in said
+    assert "overlap" not in said
+
+
+def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    VERDICT.write(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        launch_refused(FakeArtifact(str(tmp_path)))
+    assert caught.value.code == 3
+    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith(ERROR_LINE))
+    assert isinstance(error_from_line(line), GateRefused)
+
+
+def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
+    """KFP's parameters know no null: one would break the run between two tasks."""
+    told = launch_check({"r": 8.0}, RECIPE, page=page)
+    assert told._fields == tuple(SECTIONS)
+    assert told.train["r"] == 8
+    assert None not in [value for settings in told for value in settings.values()]
+    assert "lora_alpha" in Path(page.path).read_text("utf-8")
+
+
+def test_check_refuses_hopeless_settings_and_shows_them(page: FakeArtifact, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch_check({"learning_rate": 0.1}, RECIPE, page=page)
+    assert caught.value.code == 2
+    assert "learning-rate" in Path(page.path).read_text("utf-8")
+
+
+def test_defaults_pass_their_own_lint() -> None:
+    refuse(lint(resolve({}, {"gate": {"policy": POLICY}})))
+
+
+def test_summary_shows_what_failed(page: FakeArtifact) -> None:
+    status = SimpleNamespace(state="FAILED", error_message="Task <train> failed")
+    launch_summarize(status, {"alias": "tools"}, page=page)
+    written = Path(page.path).read_text("utf-8")
+    assert "FAILED" in written
+    assert "Task &lt;train&gt; failed" in written
+
+
+def test_check_component_takes_the_whole_run_form() -> None:
+    from tunegate_pipelines.tasks import check
+
+    assert {*check.component_spec.inputs} == {*FORM, "recipe"}

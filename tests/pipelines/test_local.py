@@ -1,0 +1,67 @@
+"""Local runs: addresses that steps elsewhere can use, and failures that say what happened."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tunegate.contracts.errors import RunError
+from tunegate_pipelines import addresses, local
+from tunegate_pipelines.addresses import local_addresses
+from tunegate_pipelines.recipe import Recipe
+
+POLICY = {
+    "checks": [
+        {"task": "tool_call", "metric": "exact", "candidate": "quantized", "reference": "merged", "margin": 0.1},
+    ]
+}
+
+
+def test_paths_become_absolute_and_names_of_a_hub_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    given = {"dataset": "rows.jsonl", "base_model": "org/name@abc", "registry": "runs/registry"}
+    assert local_addresses(given, tmp_path) == {
+        "dataset": str(tmp_path / "rows.jsonl"),
+        "base_model": "org/name@abc",
+        "registry": str(tmp_path / "runs" / "registry"),
+    }
+
+
+def test_registry_in_the_cloud_is_no_path(tmp_path: Path) -> None:
+    assert local_addresses({"registry": "gs://bucket/models"}, tmp_path) == {"registry": "gs://bucket/models"}
+
+
+def test_demo_rows_are_written_for_their_name_alone(tmp_path: Path) -> None:
+    made = local_addresses({"dataset": "demo-wrong", "registry": "demo"}, tmp_path)
+    assert Path(made["dataset"]).stat().st_size > 0
+    assert not Path(made["registry"]).exists()
+    assert {name for name, _ in addresses.DEMO} == {"base_model", "dataset"}
+
+
+def test_step_that_dies_without_a_word_is_a_failed_run_with_its_last_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the kernel kills a step for its memory."""
+
+    def die(arguments: object, root: Path) -> None:
+        print("21:12 - INFO - Executing task 'train'")
+        print("    Killed by the kernel")
+        print("21:12 - ERROR - Task 'train' finished with status FAILURE")
+        print("------")
+
+    monkeypatch.setattr(local, "_start", die)
+    form = {"base_model": str(tmp_path), "dataset": str(tmp_path), "registry": str(tmp_path)}
+    with pytest.raises(RunError) as caught:
+        local.run_local(
+            Recipe(form, {"gate": {"policy": POLICY}, "quantize": {"num_calibration_samples": 8}}),
+            tmp_path / "out",
+            Console(file=io.StringIO()),
+        )
+    assert caught.value.exit_code == 1
+    assert "task train failed" in str(caught.value)
+    assert "Killed by the kernel" in str(caught.value)
+    assert "Killed by the kernel" in (tmp_path / "out" / "log.txt").read_text("utf-8")
