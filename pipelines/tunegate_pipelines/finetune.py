@@ -33,7 +33,7 @@ def finetune(
     alias: str = default("alias"),
     method: str = default("method"),
     r: int = default("r"),
-    lora_alpha: float = default("lora_alpha"),
+    lora_alpha: int = default("lora_alpha"),
     learning_rate: float = default("learning_rate"),
     num_train_epochs: float = default("num_train_epochs"),
     max_length: int = default("max_length"),

@@ -48,8 +48,12 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
             expected="text: a path, or a name",
             remedy="put it in quotes",
         )
-    form = {name: value for name, value in recipe.form.items() if name in FORM}
-    return lint(resolve(form, recipe.sections))
+    return lint(resolve(form_settings(recipe), recipe.sections))
+
+
+def form_settings(recipe: Recipe) -> dict[str, Any]:
+    """The run form without its addresses."""
+    return {name: value for name, value in recipe.form.items() if name in FORM}
 
 
 def run_local(recipe: Recipe, output: Path, console: Console) -> None:
@@ -129,8 +133,12 @@ def _start(arguments: Mapping[str, Any], root: Path) -> None:
 
 
 def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
-    """The pipeline's arguments: the run form with its addresses made real, and the recipe's other sections."""
-    form = {name: value for name, value in recipe.form.items() if value is not None}
-    addresses = {name: str(form[name]) for name in ADDRESSES if form.get(name)}
+    """The pipeline's arguments: the run form with its addresses made real, and the recipe's other sections.
+
+    Values come as the settings parsed them: KFP tells whole numbers from others, and 1 epoch is 1.0.
+    """
+    settings = resolve(form_settings(recipe), recipe.sections)
+    form = {name: settings[step][setting] for name, ((step, setting), *_) in FORM.items() if name in recipe.form}
+    addresses = {name: str(recipe.form[name]) for name in ADDRESSES if recipe.form.get(name)}
     inputs = (output / INPUTS_FOLDER).resolve()
     return {**form, **local_addresses(addresses, inputs), "recipe": dict(recipe.sections)}

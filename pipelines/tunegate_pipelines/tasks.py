@@ -13,7 +13,7 @@ def check(
     alias: str,
     method: str,
     r: int,
-    lora_alpha: float,
+    lora_alpha: int,
     learning_rate: float,
     num_train_epochs: float,
     max_length: int,

@@ -106,7 +106,6 @@ def test_valid_rows_with_false_answers_are_refused_by_the_gate_alone(demo: Finis
         f"base_model={demo.folder / 'inputs' / 'base_model'}",
         "scheme=FP8_DYNAMIC",
         "num_train_epochs=0.7",
-        "evaluation_rows=60",
     )
     assert wrong.code == 3, wrong.said[-3000:]
     assert wrong.report["decision"] in ("FAIL", "INCONCLUSIVE")

@@ -163,9 +163,7 @@ def _until(records: list[Record], move: Move) -> list[Record]:
     return records[digests.index(move.record.digest) :]
 
 
-def _page(
-    document: Mapping[str, object], parts: Mapping[str, Part], verdict: Verdict, earlier: list[Record]
-) -> str:
+def _page(document: Mapping[str, object], parts: Mapping[str, Part], verdict: Verdict, earlier: list[Record]) -> str:
     shown = {name: document[name] or "nothing" for name in ("alias", "version", "previous", "registry")}
     sections = [
         Section("Promotion", paragraph(verdict.summary) + facts(shown), "The previous version is one rollback away."),
