@@ -10,9 +10,6 @@ import yaml
 from typer.testing import CliRunner
 
 from tunegate.cli import app
-from tunegate.registry.aliases import promote, read_alias
-from tunegate.registry.versions import Part, publish
-from tunegate.storage.open import open_storage
 from tunegate_pipelines import form
 
 RECIPES = Path(form.__file__).parent / "recipes"
@@ -76,28 +73,14 @@ def test_compile_writes_a_pipeline(nowhere: Path) -> None:
     assert yaml.safe_load((nowhere / "out" / "finetune.yaml").read_text())["pipelineInfo"]["name"] == "finetune"
 
 
-@pytest.fixture
-def registry(tmp_path: Path, tiny_dataset: Path) -> tuple[str, list[str]]:
-    """A registry in which the alias ``tools`` moved twice."""
-    from tunegate.contracts.manifest import verify
-
-    storage = open_storage(str(tmp_path / "registry"))
-    versions = []
-    for role in ("first", "second"):
-        version = publish(storage, {role: Part(tiny_dataset, verify(tiny_dataset))})
-        promote(storage, read_alias(storage, "tools"), version, verdict="v", attempt=role)
-        versions.append(version)
-    return str(tmp_path / "registry"), versions
-
-
 def test_rollback_moves_the_alias_back_and_the_history_tells(registry: tuple[str, list[str]]) -> None:
     place, (first, second) = registry
-    shown = json.loads(RUNNER.invoke(app, ["registry", "show", place, "tools", "--json"]).stdout)
+    shown = json.loads(RUNNER.invoke(app, ["registry", "show", place, "champion", "--json"]).stdout)
     assert shown["version"] == second
-    assert RUNNER.invoke(app, ["rollback", place, "tools", "--note", "too slow"]).exit_code == 0
+    assert RUNNER.invoke(app, ["rollback", place, "champion", "--note", "too slow"]).exit_code == 0
     listed = json.loads(RUNNER.invoke(app, ["registry", "list", place, "--json"]).stdout)
-    assert [(row["alias"], row["version"]) for row in listed] == [("tools", first)]
-    history = json.loads(RUNNER.invoke(app, ["registry", "history", place, "tools", "--json"]).stdout)
+    assert [(row["alias"], row["version"]) for row in listed] == [("champion", first)]
+    history = json.loads(RUNNER.invoke(app, ["registry", "history", place, "champion", "--json"]).stdout)
     assert [row["action"] for row in history] == ["rollback", "promote", "promote"]
     assert history[0]["note"] == "too slow"
 
@@ -110,7 +93,7 @@ def test_alias_that_does_not_exist_exits_2(registry: tuple[str, list[str]]) -> N
 
 def test_tables_for_people_name_the_version(registry: tuple[str, list[str]]) -> None:
     place, versions = registry
-    for command in (["registry", "list", place], ["registry", "history", place, "tools"]):
+    for command in (["registry", "list", place], ["registry", "history", place, "champion"]):
         result = RUNNER.invoke(app, command, env={"COLUMNS": "200"})
         assert result.exit_code == 0
         assert versions[1] in result.stdout

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
 from tunegate.contracts.progress import Progress
 
 STEP = "evaluate"
+
+#: Completions are scored in batches of this share of those that are answered: scoring is bound by computation, gains
+#: nothing from large batches, and needs the logits of many positions in memory.
+SCORING_SHARE = 4
 
 
 def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool) -> Any:
@@ -21,12 +26,17 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
             exactly where training had it. Otherwise the harness's own rule holds, which moves trailing white space of a
             prompt into the completion.
     """
+    import torch
     from lm_eval.models.huggingface import HFLM
+
+    can_keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     class CountingModel(HFLM):  # type: ignore[misc]
         """HFLM that reports finished batches as plain lines instead of drawing a bar."""
 
         progress: Progress | None = None
+        longest_completion = 0
+        batch_size_per_gpu: Any
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
             self.progress = Progress(STEP, len(requests), "rows answered")
@@ -39,12 +49,29 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
             self.progress = Progress(STEP, len(requests), "completions scored")
-            return super()._loglikelihood_tokens(requests, *args, **{**kwargs, "disable_tqdm": True})
+            self.longest_completion = max(len(completion) for _, _, completion in requests)
+            answered_together = self.batch_size_per_gpu
+            self.batch_size_per_gpu = max(1, answered_together // SCORING_SHARE)
+            try:
+                return super()._loglikelihood_tokens(requests, *args, **{**kwargs, "disable_tqdm": True})
+            finally:
+                self.batch_size_per_gpu = answered_together
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
-            logits = super()._model_call(inps, *args, **kwargs)
+            with torch.no_grad():
+                logits = self.model(inps, **self._positions(inps)).logits
             self._finished(len(inps))
             return logits
+
+        def _positions(self, inps: Any) -> dict[str, int]:
+            """Asks for the last positions only, as many as hold every completion of a batch padded with zeros behind.
+
+            The harness counts positions from the end of what it gets, so that leaving out the first ones is safe.
+            """
+            if not can_keep_last:
+                return {}
+            padding = int(((inps.flip(1) != 0).int().cummax(1).values == 0).sum(1).max())
+            return {"logits_to_keep": min(inps.shape[1], padding + self.longest_completion)}
 
         def _finished(self, rows: int) -> None:
             if self.progress is not None:

@@ -1,0 +1,52 @@
+"""The README: every command in it is run by a test, and its recipe is one that the product takes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from tunegate.cli import app
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+RECIPE = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+#: Commands that take minutes, with the file that runs them and the words in it that do.
+RUN_ELSEWHERE = {
+    "make demo": ("tests/e2e/test_demo.py", '"demo.yaml"'),
+    "make test": (".ci/run", "make test"),
+    ".venv/bin/tunegate run pipelines/tunegate_pipelines/recipes/demo-wrong.yaml": ("tests/e2e/test_demo.py", '"demo-wrong.yaml"'),
+    ".venv/bin/tunegate run recipe.yaml --output runs/mine": ("tests/wiring/test_finetune.py", '"run", str(path), "--output"'),
+}
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
+def test_command_of_the_readme_works(
+    command: str, registry: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the registry lies, as the recipe says
+    (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
+    program, *arguments = shlex.split(command)
+    assert program == ".venv/bin/tunegate"
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+
+
+def test_longer_commands_of_the_readme_are_run_where_the_table_says() -> None:
+    assert set(COMMANDS) >= RUN_ELSEWHERE.keys()
+    for command, (place, word) in RUN_ELSEWHERE.items():
+        assert word in (ROOT / place).read_text("utf-8"), command
+
+
+def test_make_demo_runs_the_recipe_that_the_end_to_end_test_runs() -> None:
+    assert re.search(r"tunegate run \$\(RECIPES\)/demo\.yaml", (ROOT / "Makefile").read_text("utf-8"))
+
+
+def test_the_readmes_recipe_has_the_shape_of_the_shipped_ones() -> None:
+    assert yaml.safe_load(RECIPE).keys() <= {"run", "prepare", "train", "merge", "quantize", "evaluate", "gate", "promote"}
