@@ -56,16 +56,20 @@ def run(
     with errors_shown():
         from tunegate_pipelines.local import run_local
         from tunegate_pipelines.recipe import read_recipe
-        from tunegate_pipelines.report import read_report, show
+        from tunegate_pipelines.report import finally_reported, read_report, show
 
         read, folder = read_recipe(recipe, set_), output or new_folder(Path("runs"), recipe.stem)
-        try:
+        earlier = folder.exists()  # then the run is refused, and what lies there is another run's
+
+        def report() -> None:
+            if not earlier:
+                found = read_report(folder)
+                show(found, folder, console)
+                if as_json:
+                    print_json(found.to_json())
+
+        with finally_reported(report, console):
             run_local(read, folder, console)
-        finally:
-            report = read_report(folder)
-            show(report, folder, console)
-            if as_json:
-                print_json(report.to_json())
 
 
 @app.command()

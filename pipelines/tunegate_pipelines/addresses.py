@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from tunegate.contracts.errors import InputError
+from tunegate.storage.interface import local_root
 from tunegate_pipelines.demo.data import write_rows
 from tunegate_pipelines.demo.model import write_base_model
 
@@ -36,3 +39,32 @@ def local_addresses(addresses: Mapping[str, str], inputs: Path) -> dict[str, str
         else:
             made[name] = address
     return made
+
+
+@contextlib.contextmanager
+def registry_made(address: str) -> Iterator[None]:
+    """The registry's folder, made where it is missing: promote itself makes none, for in a pod it would be lost.
+
+    Bad input leaves nothing behind: what was made here is removed again when it is empty.
+
+    Raises:
+        InputError: when it cannot be made.
+    """
+    folder = local_root(address)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"The registry {folder} cannot be made.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="a folder, or a place where one can be made",
+            remedy="choose another folder, or correct its permissions",
+        ) from error
+    try:
+        yield
+    except InputError:
+        with contextlib.suppress(OSError):  # something lies in it by now: it stays
+            for path in made:
+                path.rmdir()
+        raise

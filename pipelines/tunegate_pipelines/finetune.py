@@ -71,6 +71,7 @@ def finetune(
     request(uncached(ending), "summarize")
     with dsl.ExitHandler(ending, name="tune and judge"):
         settings = check(
+            registry=registry,
             alias=alias,
             method=method,
             r=r,
@@ -88,17 +89,17 @@ def finetune(
         of = settings.outputs
 
         data = prepare(settings=of["prepare"], dataset=dataset, base_model=base_model)
-        request(uncached(data), "prepare")  # what lies behind an address may have changed
+        request(uncached(data), "prepare")
         rows = data.outputs["prepared"]
 
         base = evaluate_base(settings=of["evaluate"], base_model=base_model, reuse=reuse_evaluations, dataset=rows)
-        request(base, "evaluate")
+        request(uncached(base), "evaluate")
         trained = train(settings=of["train"], base_model=base_model, dataset=rows)
-        request(trained, "train")
+        request(uncached(trained), "train")
         merging = merge(settings=of["merge"], base_model=base_model, adapter=trained.outputs["adapter"])
-        request(merging, "merge")
+        request(uncached(merging), "merge")
         quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)
-        request(quantizing, "quantize")
+        request(uncached(quantizing), "quantize")
         models = {
             "adapter": trained.outputs["adapter"],
             "merged": merging.outputs["merged"],
@@ -107,7 +108,7 @@ def finetune(
         evaluations = {"base_evaluation": base.outputs["evaluation"]}
         for role in TUNED:
             tuned = evaluate_model(settings=of["evaluate"], model=models[role], dataset=rows)
-            request(tuned.set_display_name(f"evaluate {role}"), "evaluate")
+            request(uncached(tuned).set_display_name(f"evaluate {role}"), "evaluate")
             evaluations[f"{role}_evaluation"] = tuned.outputs["evaluation"]
 
         judged = gate(settings=of["gate"], dataset=rows, **models, **evaluations)

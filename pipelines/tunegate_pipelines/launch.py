@@ -14,15 +14,16 @@ from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
 from tunegate.preflight.lint import Finding, lint, refuse
 from tunegate_pipelines.form import SECTIONS
-from tunegate_pipelines.recipe import Sections, resolve
+from tunegate_pipelines.recipe import Sections, check_destination, resolve
 
 ROWS_NAMED = 5
 
 
 @reports_errors
-def launch_check(form: Mapping[str, Any], recipe: Mapping[str, Any], *, page: KfpArtifact) -> Any:
+def launch_check(form: Mapping[str, Any], recipe: Mapping[str, Any], *, registry: str, page: KfpArtifact) -> Any:
     """Resolves and lints; returns the settings of each step, in the order of ``SECTIONS``."""
     sections = resolve(form, recipe)
+    check_destination(sections, registry)
     findings = lint(sections)
     _write(page, settings_page(sections, findings))
     refuse(findings)
@@ -44,7 +45,7 @@ def launch_refused(verdict: KfpArtifact) -> None:
 @reports_errors
 def launch_summarize(status: Any, run_form: Mapping[str, str], *, page: KfpArtifact) -> None:
     """Writes the run's last page."""
-    _write(page, summary_page(status.state, status.error_message or "", run_form))
+    _write(page, summary_page(status.state, status.pipeline_task_name or "", status.error_message or "", run_form))
 
 
 def refusal(verdict: Verdict) -> GateRefused:
@@ -79,9 +80,14 @@ def settings_page(sections: Sections, findings: list[Finding]) -> str:
     return page("Check", parts, subtitle="run form and recipe, complete with defaults")
 
 
-def summary_page(state: str, message: str, run_form: Mapping[str, str]) -> str:
-    """How a run ended."""
-    body = badge("PASS" if state == "SUCCEEDED" else "FAIL") + facts({"state": state, **run_form})
+def summary_page(state: str, task: str, message: str, run_form: Mapping[str, str]) -> str:
+    """How a run ended.
+
+    ``task`` is what KFP names: the group that the exit handler watches, or the step in it, as the backend has it.
+    """
+    succeeded = state == "SUCCEEDED"
+    told = {"state": state, "task that succeeded" if succeeded else "task that failed": task or "not named by KFP"}
+    body = badge("PASS" if succeeded else "FAIL") + facts({**told, **run_form})
     if message:
         body += paragraph(message)
     return page("Run", [Section("How it ended", body)])

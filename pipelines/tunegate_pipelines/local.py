@@ -15,11 +15,11 @@ from rich.text import Text
 from tunegate.contracts.errors import InputError, OutputExistsError, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
 from tunegate.preflight.lint import Finding, lint, refuse
-from tunegate_pipelines.addresses import local_addresses
+from tunegate_pipelines.addresses import local_addresses, registry_made
 from tunegate_pipelines.follow import Follower, RunStopped, view_for
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
-from tunegate_pipelines.recipe import Recipe, resolve
-from tunegate_pipelines.report import KFP_FOLDER, read_report, write_pages
+from tunegate_pipelines.recipe import Recipe, check_destination, resolve
+from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_pages
 
 LOG_NAME = "log.txt"
 INPUTS_FOLDER = "inputs"
@@ -31,6 +31,7 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
 
     Raises:
         SettingsError: when it is incomplete or something in it is unknown or out of range.
+        InputError: for an alias or a registry that cannot be used.
     """
     missing = [name for name in REQUIRED if not recipe.form.get(name)]
     if missing:
@@ -48,7 +49,9 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
             expected="text: a path, or a name",
             remedy="put it in quotes",
         )
-    return lint(resolve(form_settings(recipe), recipe.sections))
+    sections = resolve(form_settings(recipe), recipe.sections)
+    check_destination(sections, recipe.form["registry"])
+    return lint(sections)
 
 
 def form_settings(recipe: Recipe) -> dict[str, Any]:
@@ -84,15 +87,19 @@ def run_local(recipe: Recipe, output: Path, console: Console) -> None:
             remedy=f"choose another --output, or remove {output} yourself",
         )
     output.mkdir(parents=True)
-    try:
-        _run(recipe, output, console)
-    except InputError:
-        if not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
-            shutil.rmtree(output)
-        raise
-    finally:
-        if output.exists():
-            write_pages(read_report(output), output)
+    with finally_reported(lambda: _report(output), console):
+        try:
+            with registry_made(recipe.form["registry"]):
+                _run(recipe, output, console)
+        except InputError:
+            if not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
+                shutil.rmtree(output)
+            raise
+
+
+def _report(output: Path) -> None:
+    if output.exists():
+        write_pages(read_report(output), output)
 
 
 def _run(recipe: Recipe, output: Path, console: Console) -> None:

@@ -26,6 +26,8 @@ import yaml
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import parse_settings, refuse_unknown_keys, settings_document
 from tunegate.gate.policy import parse_policy
+from tunegate.registry.aliases import check_alias_name
+from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
 
 RUN_SECTION = "run"
@@ -112,6 +114,16 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
     complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
     parse_policy(complete["gate"]["policy"])
     return complete
+
+
+def check_destination(sections: Sections, registry: str) -> None:
+    """Whether there is a place to promote to, asked before anything is spent; nothing is written.
+
+    Raises:
+        InputError: for an alias that cannot be one, or a registry address that cannot be used.
+    """
+    check_alias_name(sections["promote"]["alias"])
+    open_storage(registry)
 
 
 def _parsed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

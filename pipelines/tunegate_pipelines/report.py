@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunegate.contracts.errors import TunegateError
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.launch import PAGE_NAME, read_summary
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -80,6 +82,20 @@ class Report:
                 for made in self.artifacts
             },
         }
+
+
+@contextmanager
+def finally_reported(report: Callable[[], None], console: Console) -> Iterator[None]:
+    """Calls ``report`` however the body ends; where both fail, the body's error is the one that is raised."""
+    try:
+        yield
+    except BaseException:
+        try:
+            report()
+        except (TunegateError, OSError, ValueError, LookupError, TypeError) as error:
+            console.print(Text(f"the report cannot be made: {type(error).__name__}: {error}", "yellow"), soft_wrap=True)
+        raise
+    report()
 
 
 def read_report(output: Path) -> Report:

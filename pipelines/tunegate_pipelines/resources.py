@@ -1,4 +1,4 @@
-"""What each step asks of a cluster, and which are never cached. A local run takes the machine as it is."""
+"""What each step asks of a cluster; none is ever cached. A local run takes the machine as it is."""
 
 from __future__ import annotations
 
@@ -46,5 +46,9 @@ def request(task: Any, step: str) -> Any:
 
 
 def uncached(task: Any) -> Any:
-    """The task, run each time: KFP's cache key knows the names of inputs, not what lies behind an address."""
+    """The task, run each time, as every task here is.
+
+    KFP's cache key holds the names of input artifacts and the text of parameters, not the bytes behind them: a step
+    could be skipped and hand on what was made from other rows, another base model or another installed version.
+    """
     return task.set_caching_options(False)

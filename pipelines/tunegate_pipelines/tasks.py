@@ -10,6 +10,7 @@ from tunegate.contracts import images
 
 @dsl.component(base_image=images.IMAGES["check"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
 def check(
+    registry: str,
     alias: str,
     method: str,
     r: int,
@@ -38,6 +39,7 @@ def check(
     """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.
 
     Args:
+        registry: as in the run form.
         alias: as in the run form.
         method: as in the run form.
         r: as in the run form.
@@ -67,7 +69,7 @@ def check(
         "evaluation_rows": evaluation_rows,
         "seed": seed,
     }
-    return launch_check(form, recipe, page=page)
+    return launch_check(form, recipe, registry=registry, page=page)
 
 
 @dsl.component(base_image=images.IMAGES["refused"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
@@ -99,7 +101,8 @@ def summarize(
         dataset: as in the run form.
         registry: as in the run form.
         alias: as in the run form.
-        page: state, failed task and message.
+        page: state, and the task and message that KFP gives: on failure those of the group of all steps, so the step
+            itself is the red one in the run's graph.
     """
     from tunegate_pipelines.launch import launch_summarize
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tunegate.cli import app
-from tunegate_pipelines import form
+from tunegate.contracts.errors import GateRefused
+from tunegate_pipelines import form, local
+from tunegate_pipelines.recipe import Recipe
 
 RECIPES = Path(form.__file__).parent / "recipes"
 RUNNER = CliRunner()
@@ -39,6 +43,8 @@ def test_hopeless_learning_rate_exits_2_and_nothing_is_written(nowhere: Path) ->
         ("method=qlor", "did you mean 'qlora'"),
         ("dataset=", "recipe.run is incomplete"),
         ("dataset=7", "has the wrong type"),
+        ("alias=../demo", "The alias '../demo' is not allowed"),
+        ("registry=gs://bucket/models", "gs:// is not built yet"),
     ],
 )
 def test_bad_recipe_exits_2_says_what_to_do_and_nothing_is_written(nowhere: Path, override: str, said: str) -> None:
@@ -59,6 +65,31 @@ def test_existing_output_is_refused_and_kept(nowhere: Path) -> None:
     result = RUNNER.invoke(app, ["run", str(RECIPES / "demo.yaml"), "--output", "mine"])
     assert result.exit_code == 2
     assert (nowhere / "mine" / "note").read_text() == "keep me"
+
+
+def test_existing_run_is_not_shown_as_this_ones(nowhere: Path, tiny_dataset: Path) -> None:
+    shutil.copytree(tiny_dataset, nowhere / "mine" / "kfp" / "dataset")
+    result = RUNNER.invoke(app, ["run", str(RECIPES / "demo.yaml"), "--output", "mine", "--json"])
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "page" not in result.stderr
+    assert [path.name for path in (nowhere / "mine").iterdir()] == ["kfp"]
+
+
+def test_report_that_cannot_be_made_does_not_hide_why_the_run_failed(
+    nowhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(recipe: Recipe, output: Path, console: Console) -> None:
+        broken = output / "kfp" / "verdict" / "manifest.json"
+        broken.parent.mkdir(parents=True)
+        broken.write_text("{")
+        raise GateRefused("The gate refused.", seen="FAIL", expected="PASS", remedy="look")
+
+    monkeypatch.setattr(local, "_run", refuse)
+    result = RUNNER.invoke(app, ["run", str(RECIPES / "demo.yaml"), "--output", "mine"])
+    assert result.exit_code == 3
+    assert "The gate refused." in result.stderr
+    assert "the report cannot be made" in result.stdout
 
 
 def test_lint_prints_one_json_document(nowhere: Path) -> None:

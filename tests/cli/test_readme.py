@@ -21,8 +21,14 @@ COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) 
 RUN_ELSEWHERE = {
     "make demo": ("tests/e2e/test_demo.py", '"demo.yaml"'),
     "make test": (".ci/run", "make test"),
-    ".venv/bin/tunegate run pipelines/tunegate_pipelines/recipes/demo-wrong.yaml": ("tests/e2e/test_demo.py", '"demo-wrong.yaml"'),
-    ".venv/bin/tunegate run recipe.yaml --output runs/mine": ("tests/wiring/test_finetune.py", '"run", str(path), "--output"'),
+    ".venv/bin/tunegate run pipelines/tunegate_pipelines/recipes/demo-wrong.yaml": (
+        "tests/e2e/test_demo.py",
+        '"demo-wrong.yaml"',
+    ),
+    ".venv/bin/tunegate run recipe.yaml --output runs/mine": (
+        "tests/wiring/test_finetune.py",
+        '"run", str(path), "--output"',
+    ),
 }
 
 
@@ -49,4 +55,13 @@ def test_make_demo_runs_the_recipe_that_the_end_to_end_test_runs() -> None:
 
 
 def test_the_readmes_recipe_has_the_shape_of_the_shipped_ones() -> None:
-    assert yaml.safe_load(RECIPE).keys() <= {"run", "prepare", "train", "merge", "quantize", "evaluate", "gate", "promote"}
+    assert yaml.safe_load(RECIPE).keys() <= {
+        "run",
+        "prepare",
+        "train",
+        "merge",
+        "quantize",
+        "evaluate",
+        "gate",
+        "promote",
+    }

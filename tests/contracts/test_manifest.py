@@ -166,3 +166,79 @@ def test_a_plain_folder_has_the_digest_of_its_bytes(tmp_path: Path) -> None:
     assert input_digest(tmp_path / "one") == input_digest(tmp_path / "two")
     (tmp_path / "two" / "a.txt").write_bytes(b"beta")
     assert input_digest(tmp_path / "one") != input_digest(tmp_path / "two")
+
+
+MODEL = {"config.json": b"{}", "model.safetensors": b"weights", "onnx/config.json": b"[]", "merges.txt": b"a b"}
+
+
+def plain(folder: Path) -> Path:
+    for name, data in MODEL.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def snapshot(repository: Path) -> Path:
+    """The folder that a hub's client makes: links into a folder of blobs that are named by their digests."""
+    folder = repository / "snapshots" / "0a1b2c"
+    (repository / "blobs").mkdir(parents=True)
+    for number, (name, data) in enumerate(MODEL.items()):
+        (repository / "blobs" / f"blob{number}").write_bytes(data)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        up = "../" * (2 + name.count("/"))
+        (folder / name).symlink_to(f"{up}blobs/blob{number}")
+    return folder
+
+
+def test_a_hub_snapshot_of_links_has_the_digest_of_the_files_themselves(tmp_path: Path) -> None:
+    links = snapshot(tmp_path / "models--org--name")
+    assert (links / "onnx/config.json").is_symlink()
+    assert input_digest(links) == input_digest(plain(tmp_path / "plain"))
+    (links / "model.safetensors").resolve().write_bytes(b"others!")
+    assert input_digest(links) != input_digest(tmp_path / "plain")
+
+
+def test_what_another_tool_puts_beside_a_model_does_not_make_it_another_model(tmp_path: Path) -> None:
+    before = input_digest(plain(tmp_path))
+    for name in (
+        "README.md",
+        ".gitattributes",
+        ".cache/huggingface/download/config.json",
+        "LICENSE",
+        "onnx/model.onnx",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    assert input_digest(tmp_path) == before
+    (tmp_path / "chat_template.jinja").write_text("x")
+    assert input_digest(tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("target", "says"), [("../blobs/gone", "leads nowhere"), ("onnx", "a link to a folder")], ids=["nowhere", "folder"]
+)
+def test_a_link_that_leads_to_no_file_is_named(target: str, says: str, tmp_path: Path) -> None:
+    (plain(tmp_path) / "tokenizer.json").symlink_to(target)
+    with pytest.raises(ArtifactError) as caught:
+        input_digest(tmp_path)
+    assert caught.value.items[0].startswith("tokenizer.json: ")
+    assert says in caught.value.items[0]
+
+
+def test_a_folder_without_a_model_has_no_digest(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("x")
+    with pytest.raises(ArtifactError, match="no file of a model"):
+        input_digest(tmp_path)
+
+
+def test_an_artifact_says_in_which_image_it_was_made_and_is_the_same_in_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNEGATE_IMAGE", raising=False)
+    make(tmp_path / "plain")
+    monkeypatch.setenv("TUNEGATE_IMAGE", "registry.example.com/tunegate/train:0.1.0")
+    make(tmp_path / "contained")
+    one, other = read_manifest(tmp_path / "plain"), verify(tmp_path / "contained")
+    assert (one.image, other.image) == ("", "registry.example.com/tunegate/train:0.1.0")
+    assert one.content_digest == other.content_digest
+    assert one.work_digest == other.work_digest

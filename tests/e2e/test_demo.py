@@ -97,15 +97,14 @@ def test_only_progress_and_results_are_shown(demo: Finished) -> None:
 
 
 def test_valid_rows_with_false_answers_are_refused_by_the_gate_alone(demo: Finished, place: Path) -> None:
-    """Shorter than the demonstration, and long enough that the model answers with valid calls: it learned."""
+    """Trained as in the demonstration: the model answers with valid calls, so it learned; what it learned is false."""
     before = alias(place)
     wrong = tunegate(
         place,
         "demo-wrong.yaml",
         "demo-wrong",
         f"base_model={demo.folder / 'inputs' / 'base_model'}",
-        "scheme=FP8_DYNAMIC",
-        "num_train_epochs=0.7",
+        "scheme=FP8_DYNAMIC",  # the training is the same; only the quantization is cheaper
     )
     assert wrong.code == 3, wrong.said[-3000:]
     assert wrong.report["decision"] in ("FAIL", "INCONCLUSIVE")

@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 
 from tunegate.contracts.artifact import produce
-from tunegate.contracts.errors import ArtifactError, DataError, ModelError, OutputExistsError, SettingsError
+from tunegate.contracts.errors import (
+    ArtifactError,
+    DataError,
+    ModelError,
+    OutputExistsError,
+    RunError,
+    SettingsError,
+)
 from tunegate.contracts.files import sha256_file
-from tunegate.contracts.manifest import verify
+from tunegate.contracts.manifest import Manifest, verify, work_digest
 from tunegate.evaluate.documents import documents, read_rows
 from tunegate.evaluate.harness_model import harness_model
+from tunegate.evaluate.reuse import keep_evaluation, kept_evaluation
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.evaluate.step import run
-from tunegate.models.chat import render
+from tunegate.models.chat import render, render_text
 from tunegate.models.load import load_causal_lm, load_tokenizer
 
 LIMIT = 6
@@ -28,6 +36,16 @@ def evaluation(tmp_path_factory, tiny_base, tiny_dataset) -> Path:
     folder = tmp_path_factory.mktemp("evaluation") / "base"
     run(SETTINGS, model=tiny_base, dataset=tiny_dataset, output=folder)
     return folder
+
+
+@pytest.fixture
+def no_loading(monkeypatch) -> None:
+    """Makes the test fail when a model is loaded."""
+
+    def load(*args, **kwargs) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("tunegate.models.load.load_causal_lm", load)
 
 
 def _lines(folder: Path) -> list[dict]:
@@ -58,6 +76,20 @@ def _conversation(identity: str, **fields) -> dict:
     }
 
 
+def _tokens_of_trl(tokenizer, row: dict) -> tuple[list[int], list[int]]:
+    """Prompt and completion as TRL's SFTTrainer tokenizes them."""
+    prompt = tokenizer.apply_chat_template(row["prompt"], tokenize=True, add_generation_prompt=True, return_dict=True)
+    whole = tokenizer.apply_chat_template([*row["prompt"], *row["completion"]], tokenize=True, return_dict=True)
+    start = len(prompt["input_ids"])
+    return prompt["input_ids"], whole["input_ids"][start:]
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path) -> None:
+    row = {"id": "a", "text": "one\u2028two\x85three", "fields": "{}"}
+    (tmp_path / "evaluation.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n", "utf-8")
+    assert read_rows(tmp_path, limit=0) == [row]
+
+
 def test_every_row_is_scored_once_in_every_metric(evaluation, tiny_dataset) -> None:
     lines = _lines(evaluation)
     ids = [row["id"] for row in read_rows(tiny_dataset, limit=LIMIT)]
@@ -70,26 +102,30 @@ def test_every_row_is_scored_once_in_every_metric(evaluation, tiny_dataset) -> N
 
 def test_each_prompt_is_the_one_that_training_rendered(evaluation, tiny_dataset, tiny_base) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    rendered = {
-        row["id"]: render(tokenizer, row["prompt"], row["completion"]) for row in read_rows(tiny_dataset, limit=0)
-    }
+    rows = {row["id"]: row for row in read_rows(tiny_dataset, limit=0)}
     for line in _lines(evaluation):
-        text = rendered[line["row_id"]].prompt_text
+        row = rows[line["row_id"]]
+        text = tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True)
         assert line["prompt_digest"] == hashlib.sha256(text.encode()).hexdigest()
+        prompt_ids, completion_ids = _tokens_of_trl(tokenizer, row)
+        (doc,) = documents(tokenizer, [row])
+        assert tokenizer(doc["prompt_text"], add_special_tokens=False)["input_ids"] == prompt_ids
+        assert (doc["prompt_tokens"], doc["completion_tokens"]) == (len(prompt_ids), len(completion_ids))
 
 
 def test_the_tokens_that_reach_the_model_are_those_of_training_also_for_several_turns(tiny_base, monkeypatch) -> None:
     """White space at borders, special tokens in the text and braces must survive; nothing may be added in front."""
     model, tokenizer = load_causal_lm(tiny_base), load_tokenizer(tiny_base)
     (doc,) = documents(tokenizer, [_conversation("a")])
-    row = _conversation("a")
-    expected = render(tokenizer, row["prompt"], row["completion"])
+    prompt_ids, completion_ids = _tokens_of_trl(tokenizer, _conversation("a"))
     asked = harness_model(model, tokenizer, batch_size=1, rendered=True)
     ids, mask = asked.tok_batch_encode([doc["prompt_text"]])
-    assert ids[0].tolist() == expected.prompt_ids and bool(mask.all())
+    assert ids[0].tolist() == prompt_ids and bool(mask.all())
     pair = asked._encode_pair(doc["prompt_text"], doc["completion_text"])
-    assert pair == (expected.prompt_ids, expected.completion_ids)
-    assert doc["completion_tokens"] == len(expected.completion_ids)
+    assert pair == (prompt_ids, completion_ids)
+    assert doc["completion_tokens"] == len(completion_ids)
+    with pytest.raises(ModelError, match="merges the end of a prompt"):
+        asked._encode_pair("of ", "weather of Paris")
 
 
 def test_the_likelihood_and_the_answer_are_the_models_own(evaluation, tiny_base, tiny_dataset) -> None:
@@ -154,6 +190,57 @@ def test_the_same_evaluation_gives_the_same_bytes_and_is_reused_by_its_digest(
         run(SETTINGS, model=tiny_base, dataset=tiny_dataset, output=tmp_path / "third", reuse=kept)
 
 
+ENGINE = {"name": "lm-evaluation-harness", "dtype": "float32", "device": "cpu"}
+
+
+def _kept(folder: Path, engine: dict) -> Manifest:
+    def build(target: Path) -> None:
+        (target / "results.json").write_text(json.dumps({"engine": engine}))
+
+    return produce(folder, kind="evaluation", parents={"model": "m"}, settings={}, build=build)
+
+
+def test_a_kept_evaluation_of_another_engine_is_not_used_and_is_replaced(tmp_path) -> None:
+    kept, asked = tmp_path / "kept", {"kind": "evaluation", "parents": {"model": "m"}, "settings": {}}
+    gpu = {**ENGINE, "dtype": "bfloat16", "device": "cuda"}
+    manifest = _kept(tmp_path / "cpu", ENGINE)
+    keep_evaluation(kept, tmp_path / "cpu", manifest)
+    place = kept / manifest.work_digest
+    assert kept_evaluation(kept, **asked, engine=ENGINE) == place
+    assert kept_evaluation(kept, **asked, engine=gpu) is None
+    keep_evaluation(kept, tmp_path / "gpu", _kept(tmp_path / "gpu", gpu))
+    assert kept_evaluation(kept, **asked, engine=gpu) == place
+    assert kept_evaluation(kept, **asked, engine=ENGINE) is None
+
+
+def test_an_unfinished_place_is_absent_and_one_of_another_name_is_refused(tmp_path) -> None:
+    kept, asked = tmp_path / "kept", {"kind": "evaluation", "parents": {"model": "m"}, "settings": {}}
+    manifest = _kept(tmp_path / "made", ENGINE)
+    place = kept / manifest.work_digest
+    place.mkdir(parents=True)
+    (place / "results.json").write_text("half")
+    assert kept_evaluation(kept, **asked, engine=ENGINE) is None
+    keep_evaluation(kept, tmp_path / "made", manifest)
+    assert kept_evaluation(kept, **asked, engine=ENGINE) == place
+    other = {**asked, "parents": {"model": "other"}}
+    place.rename(kept / work_digest(**other))
+    with pytest.raises(ArtifactError, match="another evaluation than its name says"):
+        kept_evaluation(kept, **other, engine=ENGINE)
+
+
+def test_another_process_may_keep_its_evaluation_first(tmp_path, monkeypatch) -> None:
+    manifest = _kept(tmp_path / "made", ENGINE)
+    place = tmp_path / "kept" / manifest.work_digest
+    monkeypatch.setattr("tunegate.evaluate.reuse.shutil.rmtree", lambda *args, **kwargs: _fill(place))
+    keep_evaluation(tmp_path / "kept", tmp_path / "made", manifest)
+    assert (place / "theirs").is_file()
+
+
+def _fill(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "theirs").touch()
+
+
 def test_rows_without_ground_truth_are_refused_before_the_model_is_loaded(tiny_base, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("tunegate.evaluate.step._evaluate", None)
     dataset = _dataset(tmp_path / "data", [_conversation("a"), _conversation("b")])
@@ -163,12 +250,54 @@ def test_rows_without_ground_truth_are_refused_before_the_model_is_loaded(tiny_b
 
 
 def test_a_text_row_has_a_likelihood_and_no_call(tiny_base, tmp_path) -> None:
+    import torch
+
     dataset = _dataset(tmp_path / "data", [{"id": "a", "text": "weather in Paris", "fields": "{}"}])
     with pytest.raises(DataError, match="cannot score"):
         run(SETTINGS, model=tiny_base, dataset=dataset, output=tmp_path / "out")
     settings = EvaluateSettings(tasks=("completion_perplexity",))
     run(settings, model=tiny_base, dataset=dataset, output=tmp_path / "out")
-    assert [line["metric"] for line in _lines(tmp_path / "out")] == ["nll"]
+    (line,) = _lines(tmp_path / "out")
+    assert line["metric"] == "nll"
+    model, tokenizer = load_causal_lm(tiny_base), load_tokenizer(tiny_base)
+    ids = torch.tensor([[tokenizer.eos_token_id, *render_text(tokenizer, "weather in Paris")]])
+    with torch.no_grad():
+        logprobs = model(ids).logits.log_softmax(-1)[0, :-1]
+    assert line["score"] == pytest.approx(-float(logprobs.gather(1, ids[0, 1:, None]).mean()), rel=1e-4)
+
+
+def test_a_text_row_without_anything_to_score_is_refused(tiny_base, tmp_path, no_loading) -> None:
+    """The shortest row that has something: one token, and the end."""
+    rows = [{"id": "a", "text": "", "fields": "{}"}, {"id": "b", "text": "x", "fields": "{}"}]
+    assert [doc["completion_tokens"] for doc in documents(load_tokenizer(tiny_base), rows)] == [0, 2]
+    settings = EvaluateSettings(tasks=("completion_perplexity",))
+    with pytest.raises(DataError, match="nothing to score") as caught:
+        run(settings, model=tiny_base, dataset=_dataset(tmp_path / "data", rows), output=tmp_path / "out")
+    assert caught.value.items == ("row a",)
+
+
+def test_tasks_of_the_harness_ask_none_of_our_rows(tiny_base, tmp_path, monkeypatch) -> None:
+    """A row too long for the model does not matter to them."""
+    row = _conversation("a")
+    row["prompt"][1]["content"] = "word " * 600
+    asked: list[int] = []
+
+    def measure(settings, *, model, tokenizer, docs):
+        asked.append(len(docs))
+        raise RunError("stop", seen="", expected="", remedy="")
+
+    monkeypatch.setattr("tunegate.evaluate.step.measure", measure)
+    settings = EvaluateSettings(tasks=("arc_easy",))
+    with pytest.raises(RunError, match="stop"):
+        run(settings, model=tiny_base, dataset=_dataset(tmp_path / "data", [row]), output=tmp_path / "out")
+    assert asked == [0]
+
+
+def test_fewer_rows_than_the_limit_asks_for_are_told(tiny_base, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("tunegate.evaluate.step._evaluate", lambda *args: None)
+    settings = EvaluateSettings(tasks=("completion_perplexity",), limit=5)
+    run(settings, model=tiny_base, dataset=_dataset(tmp_path / "data", [_conversation("a")]), output=tmp_path / "out")
+    assert "1 evaluation rows, fewer than evaluate.limit" in capsys.readouterr().out
 
 
 def test_a_row_that_the_context_would_cut_is_refused(tiny_base, tmp_path) -> None:
@@ -189,8 +318,9 @@ def test_a_model_that_is_not_a_number_is_an_error_and_no_score(tiny_base, tiny_d
     weights["model.norm.weight"] *= float("nan")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     settings = EvaluateSettings(tasks=("completion_perplexity",), limit=2)
-    with pytest.raises(ArithmeticError, match="log-likelihood is nan"):
+    with pytest.raises(RunError, match="not a number") as caught:
         run(settings, model=broken, dataset=tiny_dataset, output=tmp_path / "out")
+    assert "log-likelihood is nan" in caught.value.seen
     assert not (tmp_path / "out").exists()
 
 

@@ -186,6 +186,10 @@ def test_white_space_around_a_call_is_allowed() -> None:
         ({"functions": FUNCTIONS, "ground_truth": [{"fly": {}}]}, "not one of its functions"),
         ({"functions": FUNCTIONS, "ground_truth": [{"book": {"city": "NYC"}}]}, "not lists"),
         ({"functions": FUNCTIONS, "ground_truth": [{"book": {"guest": [{"name": "x"}]}}]}, "not lists"),
+        ({"functions": [{"name": "f", "parameters": None}], "ground_truth": [{"f": {}}]}, "'parameters' of 'f'"),
+        ({"functions": [{"name": "f", "parameters": []}], "ground_truth": [{"f": {}}]}, "'parameters' of 'f'"),
+        ({"functions": [{"name": "f", "parameters": {"required": None}}], "ground_truth": [{"f": {}}]}, "'required'"),
+        ({"functions": [{"name": "f"}], "ground_truth": [{"f": {}}]}, ""),
         ({"functions": FUNCTIONS, "ground_truth": TRUTH}, ""),
     ],
 )

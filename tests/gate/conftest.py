@@ -28,6 +28,7 @@ POLICY: dict[str, Any] = {
     ],
 }
 BASE_DIGEST = "b" * 64
+ENGINE = {"name": "lm-evaluation-harness", "torch": "2.13.0", "dtype": "float32", "device": "cpu", "batch_size": 8}
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Run:
         dataset = self._artifact("dataset", {}, {"evaluation.jsonl": questions, "profile.json": profile})
         adapter = self._artifact("adapter", {"dataset": dataset.content_digest})
         merged = self._artifact("merged", {"base_model": BASE_DIGEST, "adapter": adapter.content_digest})
-        quantized = self._artifact("quantized", {"model": merged.content_digest})
+        quantized = self._artifact("quantized", {"model": merged.content_digest, "dataset": dataset.content_digest})
         digests = {"base": BASE_DIGEST, "merged": merged.content_digest, "quantized": quantized.content_digest}
         self.inputs = {name: self.folder / name for name in ("dataset", "adapter", "merged", "quantized")}
         self.inputs["evaluations"] = {
@@ -100,6 +101,7 @@ class Run:
             "rows_digest": sha256_json(ids),
             "tasks": {"tool_call": {"metrics": {}, "rows": len(ids)}},
             "settings": {"max_new_tokens": 72, "batch_size": 8},
+            "engine": dict(ENGINE),
         } | self.results.get(role, {})  # fmt: skip
 
         def build(folder: Path) -> None:

@@ -46,6 +46,8 @@ def test_what_is_misspelt_is_refused_with_the_nearest_name(document: dict[str, A
         ({"reference": ""}, "needs a reference"),
         ({"reference": "quantized"}, "compared with itself"),
         ({"margin": None, "floor": 0.5}, "takes no reference"),
+        ({"margin": None, "reference": None, "floor": 0.5, "direction": "lower"}, "takes no direction"),
+        ({"margin": None, "reference": None, "ceiling": 0.5, "direction": "lower"}, "takes no direction"),
         ({"margin": 0}, "cannot be shown"),
         ({"margin": -0.1}, "out of range"),
         ({"score_range": [1, 0]}, "is not \\[lowest, highest\\]"),

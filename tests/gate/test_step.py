@@ -131,6 +131,7 @@ def test_rows_that_cannot_be_paired_fail_with_the_reason(finished: Run, role: st
     assert says in check.reason or says in _check(verdict, "complete").reason
 
 
+ENGINE = {"name": "lm-evaluation-harness", "torch": "2.13.0", "dtype": "float32", "device": "cpu", "batch_size": 8}
 RESULT_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "another model": ({"model_digest": "0" * 64}, "of model 000000000000"),
     "no model": ({"model_digest": None}, "of model unknown"),
@@ -140,8 +141,18 @@ RESULT_FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "no rows": ({"rows_digest": None}, "does not say on which rows"),
     "a task without rows": ({"tasks": {}}, "rows are missing"),
     "tasks that are no mapping": ({"tasks": []}, "rows are missing"),
-    "other settings": ({"settings": {"max_new_tokens": 8}}, "max_new_tokens differs"),
+    "other settings": ({"settings": {"max_new_tokens": 8}}, "settings.max_new_tokens differs"),
     "no settings": ({"settings": None}, "with which settings"),
+    "another engine": ({"engine": {**ENGINE, "name": "vllm"}}, "engine.name differs"),
+    "another version": ({"engine": {**ENGINE, "torch": "2.12.0"}}, "engine.torch differs"),
+    "another dtype": ({"engine": {**ENGINE, "dtype": "bfloat16"}}, "engine.dtype differs"),
+    "another device": ({"engine": {**ENGINE, "device": "cuda"}}, "engine.device differs"),
+    "an engine that leaves out its dtype": (
+        {"engine": {name: value for name, value in ENGINE.items() if name != "dtype"}},
+        "engine.dtype differs",
+    ),
+    "no engine": ({"engine": None}, "with which engine"),
+    "an empty engine": ({"engine": {}}, "with which engine"),
 }
 
 
@@ -152,6 +163,18 @@ def test_an_evaluation_of_something_else_fails_with_the_reason(finished: Run, ro
     verdict = finished.judge()
     assert verdict.decision == "FAIL"
     assert any(says in check.reason and check.decision == "FAIL" for check in verdict.checks)
+
+
+def test_engines_that_agree_in_all_but_the_batch_size_pass(finished: Run) -> None:
+    finished.results["quantized"] = {"engine": {**ENGINE, "batch_size": 2}}
+    assert finished.judge().decision == "PASS"
+
+
+def test_three_evaluations_without_an_engine_are_not_called_alike(finished: Run) -> None:
+    finished.results = {role: {"engine": None} for role in finished.roles}
+    check = _check(finished.judge(), "same way")
+    assert check.decision == "FAIL"
+    assert all(f"{role} does not say with which engine" in check.reason for role in finished.roles)
 
 
 @pytest.mark.parametrize("name", ["results.json", "rows.parquet"])
@@ -203,6 +226,18 @@ def test_models_that_were_not_made_from_each_other_fail(finished: Run, kind: str
     assert kind in _check(verdict, "descend").reason
 
 
+@pytest.mark.parametrize("parent", ["model", "dataset"])
+def test_a_quantized_model_of_another_model_or_calibrated_on_other_data_fails(finished: Run, parent: str) -> None:
+    finished.judge()
+    right = dict(read_manifest(finished.folder / "quantized").parents)
+    finished.folder = finished.folder / "again"
+    finished.parents["quantized"] = {**right, parent: "0" * 64}
+    verdict = finished.judge()
+    assert verdict.decision == "FAIL"
+    said = {"model": "quantized was not made from this merged", "dataset": "quantized was not made from this dataset"}
+    assert _check(verdict, "descend").reason == said[parent]
+
+
 LOSS = {"task": "tool_call", "metric": "exact", "candidate": "quantized", "reference": "merged", "margin": 0.1,
         "direction": "lower", "score_range": [0, 20]}  # fmt: skip
 
@@ -214,12 +249,15 @@ def test_real_scores_pass_only_with_a_declared_worst_case_that_holds(finished: R
     assert verdict.decision == "INCONCLUSIVE"
     finished.folder = finished.folder / "declared"
     finished.policy["checks"] = [{**LOSS, "max_row_loss": 1.0}]
-    assert finished.judge().decision == "PASS"
+    verdict = finished.judge()
+    assert verdict.decision == "PASS"
+    assert "assumes that no row loses more than 1" in _check(verdict, "margin").reason
     finished.folder = finished.folder / "broken"
     finished.scores["quantized"][7] += 1.5
     verdict = finished.judge()
     assert verdict.decision == "FAIL"
     assert _check(verdict, "margin").rows == (f"{7:016x}",)
+    assert "assumes that no row loses more than 1; 1 of these rows did" in _check(verdict, "margin").reason
 
 
 def test_lower_is_better_is_not_read_the_wrong_way_round(finished: Run) -> None:

@@ -181,6 +181,9 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
         (lambda p: edit_config(p, peft_type="ADALORA"), "ADALORA"),
         (lambda p: edit_config(p, init_lora_weights="pissa"), "pissa"),
         (lambda p: edit_config(p, r=5), "shapes differ"),
+        (lambda p: edit_config(p, some_future_option={"a": 1}), "some_future_option"),
+        (lambda p: (p / "adapter_config.json").write_text("[]"), "a list"),
+        (lambda p: edit_tensors(p, lambda t: {k: v[:0] if "lora_A" in k else v for k, v in t.items()}), "unused"),
         (lambda p: edit_tensors(p, lambda t: {k.replace("layers.0", "layers.7"): v for k, v in t.items()}), "unused"),
         (lambda p: edit_tensors(p, lambda t: {**t, "stray": torch.zeros(1)}), "unused"),
         (lambda p: edit_tensors(p, lambda t: {k: v for k, v in t.items() if k != FIRST + "B.weight"}), "unused"),
@@ -188,7 +191,8 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
         (lambda p: edit_tensors(p, lambda t: {k: v * float("nan") for k, v in t.items()}), "no number"),
         (lambda p: (p / "adapter_model.safetensors").rename(p / "adapter_model.bin"), "adapter_model.bin"),
     ],
-    ids=["modules_to_save", "dora", "adalora", "pissa", "rank", "unknown module", "stray key", "half a pair",
+    ids=["modules_to_save", "dora", "adalora", "pissa", "rank",
+         "unknown option", "no object", "rank zero", "unknown module", "stray key", "half a pair",
          "changes nothing", "not finite", "pickle"],
 )  # fmt: skip
 def test_an_adapter_that_cannot_be_merged_exactly_is_refused_and_nothing_is_written(
@@ -209,10 +213,22 @@ def test_an_adapter_for_another_hidden_size_is_refused(make_base: Any, tiny_base
         run(MergeSettings(merge_base="original"), base_model=tiny_base, adapter=adapter, output=tmp_path / "out")
 
 
-def test_an_adapter_with_a_larger_vocabulary_is_refused(tiny_base: Path, tmp_path: Path) -> None:
+def add_a_token(document: dict[str, Any]) -> None:
+    document["added_tokens"].append({**document["added_tokens"][-1], "id": 9999, "content": "<|tool|>"})
+
+
+def swap_two_tokens(document: dict[str, Any]) -> None:
+    vocabulary = document["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+
+
+@pytest.mark.parametrize("change", [add_a_token, swap_two_tokens])
+def test_an_adapter_with_another_vocabulary_is_refused_even_of_the_same_size(
+    change: Callable[[dict[str, Any]], None], tiny_base: Path, tmp_path: Path
+) -> None:
     adapter = peft_adapter(tiny_base, tmp_path / "adapter")
     document = json.loads((tiny_base / "tokenizer.json").read_text("utf-8"))
-    document["added_tokens"].append({**document["added_tokens"][-1], "id": 9999, "content": "<|tool|>"})
+    change(document)
     (adapter / "tokenizer.json").write_text(json.dumps(document), "utf-8")
     with pytest.raises(AdapterError, match="vocabulary"):
         run(MergeSettings(merge_base="original"), base_model=tiny_base, adapter=adapter, output=tmp_path / "out")

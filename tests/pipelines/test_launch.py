@@ -63,7 +63,7 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
     """KFP's parameters know no null: one would break the run between two tasks."""
-    told = launch_check({"r": 8.0}, RECIPE, page=page)
+    told = launch_check({"r": 8.0}, RECIPE, registry="/data/registry", page=page)
     assert told._fields == tuple(SECTIONS)
     assert told.train["r"] == 8
     assert None not in [value for settings in told for value in settings.values()]
@@ -72,9 +72,19 @@ def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -
 
 def test_check_refuses_hopeless_settings_and_shows_them(page: FakeArtifact, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        launch_check({"learning_rate": 0.1}, RECIPE, page=page)
+        launch_check({"learning_rate": 0.1}, RECIPE, registry="/data/registry", page=page)
     assert caught.value.code == 2
     assert "learning-rate" in Path(page.path).read_text("utf-8")
+
+
+@pytest.mark.parametrize(("alias", "registry"), [("../champion", "/data/registry"), ("champion", "gs://bucket/models")])
+def test_alias_and_registry_that_cannot_be_used_are_refused_before_training(
+    page: FakeArtifact, alias: str, registry: str
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch_check({"alias": alias}, RECIPE, registry=registry, page=page)
+    assert caught.value.code == 2
+    assert not Path(page.path).exists()
 
 
 def test_defaults_pass_their_own_lint() -> None:
@@ -82,14 +92,16 @@ def test_defaults_pass_their_own_lint() -> None:
 
 
 def test_summary_shows_what_failed(page: FakeArtifact) -> None:
-    status = SimpleNamespace(state="FAILED", error_message="Task <train> failed")
+    status = SimpleNamespace(state="FAILED", pipeline_task_name="tune-and-judge", error_message="Task <train> failed")
     launch_summarize(status, {"alias": "tools"}, page=page)
     written = Path(page.path).read_text("utf-8")
     assert "FAILED" in written
+    assert "task that failed" in written
+    assert "tune-and-judge" in written
     assert "Task &lt;train&gt; failed" in written
 
 
 def test_check_component_takes_the_whole_run_form() -> None:
     from tunegate_pipelines.tasks import check
 
-    assert {*check.component_spec.inputs} == {*FORM, "recipe"}
+    assert {*check.component_spec.inputs} == {*FORM, "registry", "recipe"}

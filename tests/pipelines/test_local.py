@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tunegate.contracts.errors import RunError
+from tunegate.contracts.errors import DataError, GateRefused, RunError
 from tunegate_pipelines import addresses, local
-from tunegate_pipelines.addresses import local_addresses
+from tunegate_pipelines.addresses import local_addresses, registry_made
 from tunegate_pipelines.recipe import Recipe
 
 POLICY = {
@@ -40,6 +40,31 @@ def test_demo_rows_are_written_for_their_name_alone(tmp_path: Path) -> None:
     assert Path(made["dataset"]).stat().st_size > 0
     assert not Path(made["registry"]).exists()
     assert {name for name, _ in addresses.DEMO} == {"base_model", "dataset"}
+
+
+def test_registry_is_made_for_the_run_and_kept(tmp_path: Path) -> None:
+    """Promote refuses one that is not there."""
+    with pytest.raises(GateRefused), registry_made(str(tmp_path / "new" / "registry")):
+        assert (tmp_path / "new" / "registry").is_dir()
+        raise GateRefused("no", seen="", expected="", remedy="")
+    assert (tmp_path / "new" / "registry").is_dir()
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_bad_input_leaves_no_registry_behind_that_was_not_there_or_used(tmp_path: Path, held: bool) -> None:
+    registry = tmp_path / "new" / "registry"
+    with pytest.raises(DataError), registry_made(registry.as_uri()):
+        if held:
+            (registry / "versions").mkdir()
+        raise DataError("bad", seen="", expected="", remedy="")
+    assert registry.exists() == held
+    assert registry.parent.exists() == held
+
+
+def test_registry_that_was_there_stays_though_it_is_empty(tmp_path: Path) -> None:
+    with pytest.raises(DataError), registry_made(str(tmp_path)):
+        raise DataError("bad", seen="", expected="", remedy="")
+    assert tmp_path.is_dir()
 
 
 def test_step_that_dies_without_a_word_is_a_failed_run_with_its_last_lines(

@@ -118,6 +118,13 @@ def test_shipped_recipe_passes_its_own_check(path: Path) -> None:
     refuse(check_recipe(read_recipe(path)))
 
 
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_rows_are_wrong_on_exactly_the_sides_that_the_recipe_does_not_evaluate(path: Path) -> None:
+    from tunegate_pipelines.demo.data import EVALUATION_FRACTION
+
+    assert read_recipe(path).sections["prepare"]["evaluation_fraction"] == EVALUATION_FRACTION
+
+
 def test_wrong_recipe_differs_from_the_demo_in_its_data_alone() -> None:
     right, wrong = (read_recipe(next(p for p in RECIPES if p.stem == name)) for name in ("demo", "demo-wrong"))
     assert right.sections == wrong.sections

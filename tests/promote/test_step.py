@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.artifact import produce
-from tunegate.contracts.errors import ArtifactError, GateRefused, InputError
+from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused, InputError
 from tunegate.contracts.manifest import MANIFEST_NAME, read_manifest, verify
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.promote.settings import PromoteSettings
@@ -65,6 +65,7 @@ def _finished(
         subjects[f"evaluations/{role}"] = _artifact(path, "evaluation", text + role)
     verdict = Verdict("PASS", "All 1 checks hold.", (Check("gain", "PASS", "shown"),), subjects, "p" * 64)
     inputs["verdict"] = folder / "verdict"
+    registry.mkdir(exist_ok=True)
     produce(inputs["verdict"], kind="verdict", parents=subjects, settings={}, build=change(verdict).write)
     return Judged(folder, registry, inputs)
 
@@ -123,14 +124,30 @@ def test_the_same_promotion_again_changes_nothing(judged: Judged, tmp_path: Path
     assert digests[0] == digests[1]
 
 
-def test_a_late_retry_does_not_undo_a_rollback(judged: Judged, tmp_path: Path) -> None:
+def test_a_late_retry_does_not_undo_a_rollback_and_does_not_say_that_it_promoted(
+    judged: Judged, tmp_path: Path
+) -> None:
     first = judged.promote()
     second = _finished(tmp_path / "two", judged.registry, "two")
     second.promote()
     storage = open_storage(str(judged.registry))
     rollback(storage, read_alias(storage, "champion"))
-    second.promote("late")
+    for output in ("late", "promotion"):  # a new folder, and the one that says so already
+        with pytest.raises(ConflictError, match="already used") as caught:
+            second.promote(output)
+        assert f"champion points at {first['version']} (rollback" in caught.value.seen
+    assert not (second.folder / "late").exists()
     assert history(storage, "champion")[0].version == first["version"]
+
+
+def test_a_registry_that_does_not_exist_is_refused_and_not_made(judged: Judged) -> None:
+    """A pod would make it on its own disk, and it would be gone with the pod."""
+    judged.registry.rmdir()
+    with pytest.raises(InputError, match="mount a shared volume") as caught:
+        judged.promote()
+    assert caught.value.exit_code == 2
+    assert not judged.registry.exists()
+    assert not (judged.folder / "promotion").exists()
 
 
 @pytest.mark.parametrize("decision", ["FAIL", "INCONCLUSIVE"])
@@ -159,7 +176,7 @@ def test_a_pass_that_its_checks_contradict_is_refused(tmp_path: Path, checks: tu
     judged = _finished(tmp_path / "one", tmp_path / "registry", change=lambda v: dataclasses.replace(v, checks=checks))
     with pytest.raises(ArtifactError, match="its checks do not"):
         judged.promote()
-    assert not judged.registry.exists()
+    assert not any(judged.registry.iterdir())
 
 
 def test_one_changed_byte_in_any_file_of_any_input_is_refused(judged: Judged) -> None:
@@ -171,7 +188,7 @@ def test_one_changed_byte_in_any_file_of_any_input_is_refused(judged: Judged) ->
             with pytest.raises(ArtifactError, match=path.name):
                 judged.promote()
             path.write_bytes(data)
-    assert not judged.registry.exists()
+    assert not any(judged.registry.iterdir())
     judged.promote()
 
 
@@ -198,7 +215,7 @@ def test_an_artifact_that_was_not_judged_is_refused_by_name(judged: Judged, tmp_
         judged.inputs[role] = other.inputs[role]
     with pytest.raises(ArtifactError, match=f"- {role}: given [0-9a-f]{{64}}, judged"):
         judged.promote()
-    assert not judged.registry.exists()
+    assert not any(judged.registry.iterdir())
 
 
 def test_an_evaluation_that_was_judged_and_is_not_given_is_missed(judged: Judged) -> None:
@@ -218,7 +235,7 @@ def test_a_bad_alias_or_address_is_refused_before_anything_is_written(
             registry=registry or str(judged.registry),
             output=judged.folder / "promotion",
         )
-    assert not judged.registry.exists()
+    assert not any(judged.registry.iterdir())
     assert not (judged.folder / "promotion").exists()
 
 

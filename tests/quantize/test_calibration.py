@@ -21,7 +21,7 @@ def _row(identity: str) -> dict:
 
 def _dataset(folder: Path, **sides: list[str]) -> Path:
     for side in ("train", "validation", "evaluation", "calibration"):
-        lines = (json.dumps(_row(i)) + "\n" for i in sides.get(side, []))
+        lines = (json.dumps(_row(i), ensure_ascii=False) + "\n" for i in sides.get(side, []))
         (folder / f"{side}.jsonl").write_text("".join(lines), "utf-8")
     return folder
 
@@ -43,6 +43,11 @@ def test_too_few_rows_are_refused_with_both_numbers(tmp_path) -> None:
     with pytest.raises(DataError, match="too few") as caught:
         calibration_rows(_dataset(tmp_path, train=["a"], calibration=["a"]), count=8)
     assert "1 rows" in caught.value.seen and "8 rows" in caught.value.expected
+
+
+def test_only_a_line_feed_ends_a_row(tmp_path) -> None:
+    rows = calibration_rows(_dataset(tmp_path, train=["a\u2028b"], calibration=["a\u2028b"]), count=1)
+    assert [row["id"] for row in rows] == ["a\u2028b"]
 
 
 def test_the_prepared_data_set_calibrates_with_training_rows_only(tiny_dataset) -> None:

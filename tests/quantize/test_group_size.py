@@ -4,7 +4,7 @@ import pytest
 
 from tunegate.contracts.errors import SettingsError
 from tunegate.quantize.group_size import pick_group_size
-from tunegate.quantize.layers import linear_widths
+from tunegate.quantize.layers import check_ignore, linear_widths
 
 SMOLLM2 = {"model.layers.0.self_attn.q_proj": 576, "model.layers.0.mlp.down_proj": 1536}
 
@@ -41,6 +41,13 @@ def test_a_misspelt_layer_in_ignore_is_refused_and_the_nearest_is_named(tiny_bas
     with pytest.raises(SettingsError, match="ignore") as caught:
         linear_widths(tiny_base, ignore=("lm_haed",))
     assert "lm_head" in caught.value.remedy
+
+
+def test_an_expression_that_cannot_be_read_is_refused() -> None:
+    check_ignore(("lm_head", "re:.*mlp.*"))
+    with pytest.raises(SettingsError, match="regular expression") as caught:
+        check_ignore(("re:.*(mlp",))
+    assert "re:.*(mlp" in caught.value.seen and caught.value.exit_code == 2
 
 
 def test_a_tied_head_is_never_quantized_alone(tiny_base) -> None:

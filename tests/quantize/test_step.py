@@ -10,10 +10,10 @@ import pytest
 from tunegate.contracts.errors import DataError, ModelError, RunError, SettingsError
 from tunegate.contracts.manifest import sha256_file, verify
 from tunegate.models.files import tokenizer_files
-from tunegate.quantize.layers import tensor_headers
 from tunegate.quantize.result import check_result, read_tensor
 from tunegate.quantize.settings import SCHEMES, QuantizeSettings
 from tunegate.quantize.step import run
+from tunegate.tensors.shards import stored_tensors
 
 ROWS = 8
 LAYERS = 2 * 7
@@ -46,7 +46,7 @@ def quantized(tmp_path_factory, base16, tiny_dataset) -> dict[str, Path]:
 
 
 def _weight(folder: Path, name: str):
-    headers = tensor_headers(folder)
+    headers = stored_tensors(folder)
     return read_tensor(headers, f"{name}.weight").float()
 
 
@@ -97,9 +97,9 @@ def test_tokenizer_template_generation_config_and_embeddings_are_those_of_the_me
     names = [path.name for path in tokenizer_files(base16)] + ["generation_config.json"]
     assert {"tokenizer.json", "chat_template.jinja"} <= set(names)
     assert all(sha256_file(folder / name) == sha256_file(base16 / name) for name in names)
-    headers = tensor_headers(folder)
+    headers = stored_tensors(folder)
     assert "lm_head.weight" not in headers  # still tied
-    assert headers["model.embed_tokens.weight"][1] == "BF16"
+    assert headers["model.embed_tokens.weight"][1].dtype == "BF16"
     config, before = (json.loads((path / "config.json").read_text()) for path in (folder, base16))
     assert config.pop("quantization_config")["quant_method"] == "compressed-tensors" and config == before
 
@@ -172,11 +172,36 @@ def test_a_group_size_for_a_scheme_without_groups_is_refused(base16, tiny_datase
         run(settings, model=base16, dataset=tiny_dataset, output=tmp_path / "out")
 
 
-def test_too_few_calibration_rows_end_before_the_model_is_loaded(base16, tiny_dataset, tmp_path) -> None:
+@pytest.fixture
+def no_loading(monkeypatch) -> None:
+    """Makes the test fail when a model is loaded."""
+
+    def load(*args, **kwargs) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("tunegate.models.load.load_causal_lm", load)
+
+
+def test_too_few_calibration_rows_end_before_the_model_is_loaded(base16, tiny_dataset, tmp_path, no_loading) -> None:
     with pytest.raises(DataError, match="too few") as caught:
         settings = QuantizeSettings(scheme="W8A8", num_calibration_samples=5000)
         run(settings, model=base16, dataset=tiny_dataset, output=tmp_path / "out")
     assert caught.value.exit_code == 2 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_weight_file_that_does_not_belong_ends_before_the_model_is_loaded(
+    indexed, base16, tiny_dataset, tmp_path, no_loading
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(base16, model)
+    shutil.copyfile(model / "model.safetensors", model / "old.safetensors")
+    if indexed:
+        weight_map = dict.fromkeys(stored_tensors(base16), "model.safetensors")
+        (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ModelError, match="weight files that") as caught:
+        run(QuantizeSettings(scheme="W8A8"), model=model, dataset=tiny_dataset, output=tmp_path / "out")
+    assert "old.safetensors" in str(caught.value) and not (tmp_path / "out").exists()
 
 
 def test_a_layer_that_was_left_out_or_a_tensor_that_changed_is_found(quantized, base16, tmp_path) -> None:

@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from tunegate.contracts.errors import ArtifactError, OutputExistsError, SettingsError
+from tunegate.contracts.errors import ArtifactError, OutputExistsError, RunError, SettingsError
 from tunegate.contracts.files import sha256_file
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.settings import parse_settings
+from tunegate.models.chat import render
 from tunegate.models.files import tokenizer_files
 from tunegate.models.load import load_causal_lm, load_tokenizer
 from tunegate.train.model import four_bit, load_base
 from tunegate.train.settings import TrainSettings
-from tunegate.train.step import run
+from tunegate.train.step import _refuse_divergence, run
 from tunegate.train.trainer import build_trainer
 
 torch = pytest.importorskip("torch")
@@ -60,13 +61,27 @@ def test_only_the_completion_carries_labels(tiny_base: Path, tiny_dataset: Path,
     for row, example in zip(rows, trainer.train_dataset, strict=True):
         labelled = [token for token in example["labels"] if token != -100]
         assert tokenizer.decode(labelled) == row["completion"][0]["content"] + "<|im_end|>\n"
+        rendered = render(tokenizer, row["prompt"], row["completion"])  # what evaluate and quantize use
+        assert example["input_ids"] == rendered.prompt_ids + rendered.completion_ids
+        assert labelled == rendered.completion_ids
 
 
-def test_the_adapter_loads_in_plain_peft_and_lowers_the_loss_there(trained: dict[str, Path], tiny_base: Path) -> None:
+def test_the_adapter_loads_in_plain_peft_and_lowers_the_loss_there(
+    trained: dict[str, Path], tiny_base: Path, tiny_dataset: Path
+) -> None:
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(load_causal_lm(tiny_base), str(trained["lora"]))
-    assert sum("lora_B" in name for name, _ in model.named_parameters()) == 14
+    tokenizer = load_tokenizer(tiny_base)
+    row = json.loads((tiny_dataset / "validation.jsonl").read_text("utf-8").split("\n")[0])
+    rendered = render(tokenizer, row["prompt"], row["completion"])
+    ids = torch.tensor([rendered.prompt_ids + rendered.completion_ids])
+    labels = torch.tensor([[-100] * len(rendered.prompt_ids) + rendered.completion_ids])
+    model = PeftModel.from_pretrained(load_causal_lm(tiny_base), str(trained["lora"])).eval()
+    with torch.no_grad():
+        tuned = float(model(input_ids=ids, labels=labels).loss)
+        with model.disable_adapter():
+            base = float(model(input_ids=ids, labels=labels).loss)
+    assert tuned < 0.8 * base
 
 
 def test_all_linear_layers_but_the_head_are_adapted(trained: dict[str, Path]) -> None:
@@ -114,7 +129,27 @@ def test_a_target_that_fits_no_module_is_refused_before_training(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("key", "value"), [("r", -1), ("r", 0), ("lora_alpha", 0), ("method", "lroa"), ("r", "16")])
+def test_a_loss_that_is_no_number_is_a_failed_run_and_names_the_step() -> None:
+    history = [{"step": 1.0, "loss": 1.5}, {"step": 2.0, "loss": float("nan")}]
+    with pytest.raises(RunError, match="diverged") as caught:
+        _refuse_divergence(history, 1.0)
+    assert caught.value.items == ("step 2: loss nan",)
+    with pytest.raises(RunError, match="diverged"):
+        _refuse_divergence(history[:1], float("inf"))
+
+
+def test_a_tied_output_head_is_no_target_because_it_could_not_be_merged(
+    tiny_base: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    settings = TrainSettings(method="lora", target_modules=("q_proj", "lm_head"))
+    with pytest.raises(SettingsError) as caught:
+        run(settings, base_model=tiny_base, dataset=tiny_dataset, output=tmp_path / "out")
+    assert caught.value.seen == "lm_head"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("target_modules", []), ("r", -1), ("r", 0), ("lora_alpha", 0), ("method", "lroa"), ("r", "16")]
+)
 def test_settings_out_of_range_are_refused(key: str, value: object) -> None:
     with pytest.raises(SettingsError):
         parse_settings(TrainSettings, {key: value}, where="recipe.train")

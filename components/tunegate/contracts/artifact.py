@@ -19,7 +19,6 @@ def produce(
     parents: Mapping[str, str],
     settings: Mapping[str, Any],
     build: Callable[[Path], None],
-    image: str = "",
 ) -> Manifest:
     """Builds an artifact folder at ``output``.
 
@@ -42,7 +41,7 @@ def produce(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    manifest = write_manifest(partial, kind=kind, parents=parents, settings=settings, image=image)
+    manifest = write_manifest(partial, kind=kind, parents=parents, settings=settings)
     if output.exists():  # an empty folder that an orchestrator made beforehand
         output.rmdir()
     partial.rename(output)

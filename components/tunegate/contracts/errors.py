@@ -23,7 +23,7 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 #: How many offending items an error spells out before it counts the rest.
 ITEMS_SHOWN = 8
@@ -48,6 +48,9 @@ class TunegateError(Exception):
 
     exit_code = 1
 
+    #: How many further items there are that ``items`` does not hold: an error read back from a line has only the first.
+    more = 0
+
     def __init__(self, failed: str, *, seen: str, expected: str, remedy: str, items: Sequence[str] = ()) -> None:
         self.failed, self.seen, self.expected, self.remedy = failed, seen, expected, remedy
         self.items = tuple(items)
@@ -56,12 +59,19 @@ class TunegateError(Exception):
     def __str__(self) -> str:
         lines = [self.failed, f"  seen:     {self.seen}", f"  expected: {self.expected}"]
         lines += [f"    - {item}" for item in self.items[:ITEMS_SHOWN]]
-        if len(self.items) > ITEMS_SHOWN:
-            lines.append(f"    - … and {len(self.items) - ITEMS_SHOWN} more")
+        if self.items_not_shown:
+            lines.append(f"    - … and {self.items_not_shown} more")
         return "\n".join([*lines, f"  to do:    {self.remedy}"])
 
-    def __reduce__(self) -> tuple[Callable[[str], TunegateError], tuple[str]]:
-        return error_from_line, (error_line(self),)
+    @property
+    def items_not_shown(self) -> int:
+        """How many offending items the text only counts."""
+        return max(len(self.items) - ITEMS_SHOWN, 0) + self.more
+
+    def __reduce__(self) -> tuple[Callable[[str], TunegateError], tuple[str], dict[str, Any]]:
+        """Pickles the error whole: an exception is otherwise made again from its one positional argument."""
+        made_again = functools.partial(type(self), seen=self.seen, expected=self.expected, remedy=self.remedy)
+        return made_again, (self.failed,), {"items": self.items, "more": self.more}
 
 
 class InputError(TunegateError):
@@ -124,16 +134,25 @@ def _tree(cls: type[TunegateError]) -> dict[str, type[TunegateError]]:
 
 
 def error_line(error: TunegateError) -> str:
-    """The error as one line that :func:`error_from_line` reads back in another process."""
-    fields = {k: getattr(error, k) for k in ("failed", "seen", "expected", "remedy", "items")}
+    """The error as one line that :func:`error_from_line` reads back in another process.
+
+    It carries the items that the error's text shows and counts the rest: a log may cut a line of a million rows.
+    """
+    fields = {name: getattr(error, name) for name in ("failed", "seen", "expected", "remedy")}
+    fields["items"] = error.items[:ITEMS_SHOWN]
+    if error.items_not_shown:
+        fields["more"] = error.items_not_shown
     return ERROR_LINE + json.dumps({"type": type(error).__name__, **fields})
 
 
 def error_from_line(line: str) -> TunegateError:
-    """The error written by :func:`error_line`."""
+    """The error written by :func:`error_line`: its text is the same, its items are those that the text shows."""
     document = json.loads(line[line.index(ERROR_LINE) + len(ERROR_LINE) :])
     cls = _tree(TunegateError)[document.pop("type")]
-    return cls(document.pop("failed"), **document)
+    more = document.pop("more", 0)
+    error = cls(document.pop("failed"), **document)
+    error.more = more
+    return error
 
 
 def reports_errors(launch: Callable[P, R]) -> Callable[P, R]:

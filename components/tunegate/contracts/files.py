@@ -12,6 +12,9 @@ from tunegate.contracts.errors import ArtifactError
 
 _CHUNK_BYTES = 1 << 20
 
+#: The kinds of file that a model or a data set consists of.
+_CONTENT_SUFFIXES = {".safetensors", ".json", ".jsonl", ".parquet", ".model", ".txt", ".jinja"}
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes ``data`` to ``path`` so that a reader sees the old file or the new one, never a part."""
@@ -57,6 +60,40 @@ def pretty_json(document: Any) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON Lines file; blank lines are skipped.
+
+    Only a line feed ends a row. ``str.splitlines`` would also split at U+2028, U+2029 and U+0085, which JSON allows
+    inside a string.
+
+    Raises:
+        ArtifactError: naming the lines that are no JSON object in UTF-8.
+    """
+    rows: list[dict[str, Any]] = []
+    wrong: list[str] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            wrong.append(f"line {number}: {error}")
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+        else:
+            wrong.append(f"line {number}: {type(row).__name__}")
+    if wrong:
+        raise ArtifactError(
+            f"{path} cannot be read.",
+            seen=f"{len(wrong)} line(s) that are no JSON object",
+            expected="one JSON object a line, in UTF-8",
+            remedy="make the artifact again",
+            items=wrong,
+        )
+    return rows
+
+
 def checked_relative_path(text: str) -> PurePosixPath:
     """A relative POSIX path that stays inside its folder.
 
@@ -92,4 +129,53 @@ def files_below(folder: Path) -> list[str]:
             )
         if path.is_file():
             found.append(name)
+    return sorted(found)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A file that holds one JSON object.
+
+    Raises:
+        ValueError: when it cannot be read, is no JSON or no object; callers say what it should have been.
+    """
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    if not isinstance(document, dict):
+        raise ValueError(f"a {type(document).__name__} where a JSON object belongs")
+    return document
+
+
+def content_files_below(folder: Path) -> list[str]:
+    """The files below a plain folder that belong to a model or data set, as sorted relative POSIX paths.
+
+    A snapshot of a hub is a folder of links to blobs: links to files count as the files they lead to. What is hidden,
+    and what is no content (a README), is left out: other tools fetch or write it, and no model answers otherwise by it.
+
+    Raises:
+        ArtifactError: when a link leads to a folder or nowhere, when content is a special file, or when there is none.
+    """
+    found: list[str] = []
+    wrong: list[str] = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts):
+            continue
+        if path.is_symlink() and path.is_dir():
+            wrong.append(f"{name.as_posix()}: a link to a folder")
+        elif path.suffix not in _CONTENT_SUFFIXES or path.is_dir():
+            continue
+        elif path.is_file():
+            found.append(name.as_posix())
+        else:
+            wrong.append(f"{name.as_posix()}: {'a link that leads nowhere' if path.is_symlink() else 'a special file'}")
+    if wrong or not found:
+        raise ArtifactError(
+            f"{folder} cannot be read as a model or data set.",
+            seen=f"{len(wrong)} path(s) that lead to no file" if wrong else "no file of a model or data set",
+            expected="files, or links to files, of the kinds " + ", ".join(sorted(_CONTENT_SUFFIXES)),
+            remedy="download it again, or name the folder that holds the files",
+            items=sorted(wrong),
+        )
     return sorted(found)

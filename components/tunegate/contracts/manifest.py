@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import functools
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -18,6 +19,7 @@ from typing import Any
 from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.files import (
     checked_relative_path,
+    content_files_below,
     files_below,
     pretty_json,
     sha256_file,
@@ -28,6 +30,9 @@ from tunegate.contracts.files import (
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 EVALUATION_ROWS_NAME = "evaluation.jsonl"
+
+#: The environment variable in which a container image states its own reference.
+IMAGE_VARIABLE = "TUNEGATE_IMAGE"
 
 #: The distributions whose versions decide what a step computes.
 TOOLS = (
@@ -56,7 +61,7 @@ class Manifest:
         settings_digest: sha256 of the settings' canonical JSON.
         settings: the settings themselves, for a person who reads the manifest.
         tools: distribution → version of what made it.
-        image: the container image it was made in, empty on a plain machine.
+        image: the container image it was made in, empty on a plain machine; not part of any digest.
         created: UTC time, not part of any digest.
     """
 
@@ -110,15 +115,21 @@ def tool_versions() -> dict[str, str]:
     return dict(_installed())
 
 
+def image_reference() -> str:
+    """The container image this process runs in, as the image itself states it; empty on a plain machine."""
+    return os.environ.get(IMAGE_VARIABLE, "")
+
+
 def hashed_files(folder: Path) -> tuple[FileEntry, ...]:
     """The entries of every file below ``folder`` but its manifest."""
-    names = [name for name in files_below(folder) if name != MANIFEST_NAME]
+    return _entries(folder, [name for name in files_below(folder) if name != MANIFEST_NAME])
+
+
+def _entries(folder: Path, names: Iterable[str]) -> tuple[FileEntry, ...]:
     return tuple(FileEntry(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)
 
 
-def write_manifest(
-    folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any], image: str = ""
-) -> Manifest:
+def write_manifest(folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> Manifest:
     """Hashes what lies in ``folder`` and writes its manifest, last and atomically."""
     manifest = Manifest(
         kind=kind,
@@ -127,7 +138,7 @@ def write_manifest(
         settings_digest=sha256_json(dict(settings)),
         settings=dict(settings),
         tools=tool_versions(),
-        image=image,
+        image=image_reference(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
     write_atomically(folder / MANIFEST_NAME, pretty_json(manifest.to_json()))
@@ -220,7 +231,11 @@ def verify(folder: Path, *, kind: str | None = None) -> Manifest:
 def input_digest(path: Path, *, kind: str | None = None) -> str:
     """The content digest of an input: an artifact's own (verified), or that of a plain file or folder.
 
-    A model from a hub or a user's data file carries no manifest: its digest is made from its bytes.
+    A model from a hub or a user's data file carries no manifest: its digest is made from its bytes, in a folder from
+    those of :func:`~tunegate.contracts.files.content_files_below`.
+
+    Raises:
+        ArtifactError: when an artifact does not verify or is of another kind, or a plain folder cannot be read.
     """
     if (path / MANIFEST_NAME).is_file():
         return verify(path, kind=kind).content_digest
@@ -228,7 +243,7 @@ def input_digest(path: Path, *, kind: str | None = None) -> str:
         entry = FileEntry(path.name, path.stat().st_size, sha256_file(path))
         return content_digest("file", [entry])
     if path.is_dir() and kind is None:
-        return content_digest("folder", hashed_files(path))
+        return content_digest("folder", _entries(path, content_files_below(path)))
     return read_manifest(path).content_digest
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import DataError
+from tunegate.contracts.files import read_json_lines
+from tunegate.contracts.manifest import EVALUATION_ROWS_NAME
 from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem
-from tunegate.models.chat import render
+from tunegate.models.chat import ended_text, render, token_ids
 
 TOOL_CALL, COMPLETION_PERPLEXITY = "tool_call", "completion_perplexity"
 
@@ -26,8 +28,7 @@ def read_rows(dataset: Path, *, limit: int) -> list[Row]:
     Raises:
         DataError: when there are none.
     """
-    lines = (dataset / "evaluation.jsonl").read_text("utf-8").splitlines()
-    rows = sorted((json.loads(line) for line in lines), key=lambda row: str(row["id"]))
+    rows = sorted(read_json_lines(dataset / EVALUATION_ROWS_NAME), key=lambda row: str(row["id"]))
     if not rows:
         raise DataError(
             f"{dataset} has no evaluation rows.",
@@ -83,18 +84,39 @@ def _conversation(tokenizer: Any, row: Row) -> Document:
 
 
 def _text(tokenizer: Any, row: Row) -> Document:
-    """A row of plain text: the harness puts the sequence's first token before it, and scores what follows."""
-    ids = tokenizer(row["text"], add_special_tokens=False)["input_ids"]
+    """A row of plain text with the end of the sequence that training appends.
+
+    The harness puts the sequence's first token before it unless it is there, and scores what follows.
+    """
+    text = ended_text(tokenizer, row["text"])
+    ids = token_ids(tokenizer, text)
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return {
         "row_id": str(row["id"]),
         "prompt_text": "",
-        "completion_text": row["text"],
+        "completion_text": text,
         "prompt_tokens": 1,
         "completion_tokens": len(ids) - (ids[0] == first),
         "expected": row["text"],
         "fields": row["fields"],
     }
+
+
+def check_completions(docs: Sequence[Document]) -> None:
+    """Refuses rows without a token whose likelihood could be asked.
+
+    Raises:
+        DataError: naming the rows.
+    """
+    empty = [f"row {doc['row_id']}" for doc in docs if doc["completion_tokens"] < 1]
+    if empty:
+        raise DataError(
+            "Some evaluation rows have nothing to score.",
+            seen=f"{len(empty)} of {len(docs)} rows are empty, or only the token that starts a sequence",
+            expected="a completion or text of at least one token",
+            remedy="drop these rows from the data set",
+            items=empty,
+        )
 
 
 def check_lengths(docs: Sequence[Document], *, context_tokens: int, new_tokens: int) -> None:

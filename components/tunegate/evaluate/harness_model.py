@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunegate.contracts.progress import Progress
+from tunegate.models.chat import after_prompt
 
 STEP = "evaluate"
 
@@ -82,7 +83,7 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
                 pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
                 return pair
             prompt = self.tok_encode(context)
-            return prompt, self.tok_encode(context + continuation)[len(prompt) :]
+            return prompt, after_prompt(prompt, self.tok_encode(context + continuation))
 
     # Chat templates write the first token themselves, so nothing is added to what they rendered.
     templated = rendered or bool(tokenizer.chat_template)

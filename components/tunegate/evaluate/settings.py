@@ -20,7 +20,9 @@ class EvaluateSettings:
         minimum=0,
     )  # fmt: skip
     batch_size: int = setting(32, help="rows that are answered together", unit="rows", minimum=1)
-    max_new_tokens: int = setting(128, help="where an answer that does not end is cut", unit="tokens", minimum=1)
+    max_new_tokens: int = setting(
+        128, help="where an answer that does not end is cut, in our own tasks", unit="tokens", minimum=1
+    )
     dtype: str = setting(
         "auto", help="what to compute in; auto: bfloat16 on a GPU, float32 on a CPU",
         choices=("auto", "float32", "bfloat16", "float16"),

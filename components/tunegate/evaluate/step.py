@@ -11,7 +11,17 @@ from tunegate.contracts.files import pretty_json, sha256_json
 from tunegate.contracts.manifest import Manifest, evaluation_rows_digest, input_digest, tool_versions, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
-from tunegate.evaluate.documents import LOCAL_TASKS, Row, check_lengths, check_rows, documents, read_rows
+from tunegate.evaluate.documents import (
+    COMPLETION_PERPLEXITY,
+    LOCAL_TASKS,
+    Document,
+    Row,
+    check_completions,
+    check_lengths,
+    check_rows,
+    documents,
+    read_rows,
+)
 from tunegate.evaluate.harness import STEP, Measured, check_tasks, measure
 from tunegate.evaluate.page import evaluation_page
 from tunegate.evaluate.reuse import copy_files, keep_evaluation, kept_evaluation
@@ -49,14 +59,17 @@ def run(settings: EvaluateSettings, *, model: Path, dataset: Path, output: Path,
     rows = read_rows(dataset, limit=settings.limit)
     if any(task in LOCAL_TASKS for task in settings.tasks):
         check_rows(rows, settings.tasks)
-    kept = kept_evaluation(reuse, kind=KIND, parents=parents, settings=document)
+        if len(rows) < settings.limit:
+            say(STEP, f"the data set has {len(rows)} evaluation rows, fewer than evaluate.limit asks for: all are used")
+    engine = _engine(settings)
+    kept = kept_evaluation(reuse, kind=KIND, parents=parents, settings=document, engine=engine)
 
     def build(folder: Path) -> None:
         if kept is not None:
             say(STEP, f"the same model was evaluated before on the same rows: copied from {kept}")
             copy_files(kept, folder)
             return
-        _evaluate(settings, model, rows, parents, document, folder)
+        _evaluate(settings, model, rows, parents, engine, folder)
 
     manifest = produce(output, kind=KIND, parents=parents, settings=document, build=build)
     keep_evaluation(reuse, output, manifest)
@@ -68,7 +81,7 @@ def _evaluate(
     model: Path,
     rows: Sequence[Row],
     parents: Mapping[str, str],
-    document: Mapping[str, Any],
+    engine: Mapping[str, Any],
     folder: Path,
 ) -> None:
     """Loads the model, asks every task and fills ``folder``."""
@@ -78,12 +91,9 @@ def _evaluate(
     with quiet("lm_eval", "transformers", "datasets"):
         say(STEP, f"loading {model}")
         tokenizer = load_tokenizer(model)
-        docs = documents(tokenizer, rows)
-        context_tokens = int(read_config(model).get("max_position_embeddings", 1 << 30))
-        check_lengths(docs, context_tokens=context_tokens, new_tokens=settings.max_new_tokens)
+        docs = _documents(settings, model, tokenizer, rows)
         loaded = load_causal_lm(model, dtype=settings.dtype)
         measured = measure(settings, model=loaded, tokenizer=tokenizer, docs=docs)
-        engine = _engine(loaded, settings)
     scored = scored_rows(measured)
     results = {
         "schema_version": SCHEMA_VERSION,
@@ -91,8 +101,8 @@ def _evaluate(
         "evaluation_rows_digest": parents["evaluation_rows"],
         "rows_digest": sha256_json(sorted(str(row["id"]) for row in rows)),
         "tasks": _tasks(measured),
-        "engine": engine,
-        "settings": dict(document),
+        "engine": dict(engine),
+        "settings": settings_document(settings),
         "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
     }
     write_rows(scored, folder)
@@ -102,13 +112,28 @@ def _evaluate(
     _tell(results, scored)
 
 
-def _engine(loaded: Any, settings: EvaluateSettings) -> dict[str, Any]:
+def _documents(settings: EvaluateSettings, model: Path, tokenizer: Any, rows: Sequence[Row]) -> list[Document]:
+    """Our rows, rendered and checked; none when only tasks of the harness are asked, which bring their own."""
+    if not any(task in LOCAL_TASKS for task in settings.tasks):
+        return []
+    docs = documents(tokenizer, rows)
+    if COMPLETION_PERPLEXITY in settings.tasks:
+        check_completions(docs)
+    context_tokens = int(read_config(model).get("max_position_embeddings", 1 << 30))
+    check_lengths(docs, context_tokens=context_tokens, new_tokens=settings.max_new_tokens)
+    return docs
+
+
+def _engine(settings: EvaluateSettings) -> dict[str, Any]:
+    """What the model is computed with, known before it is loaded."""
+    from tunegate.models.load import compute_dtype, device_type
+
     versions = tool_versions()
     return {
         "name": "lm-evaluation-harness",
         **{name: versions[name] for name in ENGINE if name in versions},
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "device": str(loaded.device.type),
+        "dtype": str(compute_dtype(settings.dtype)).removeprefix("torch."),
+        "device": device_type(),
         "batch_size": settings.batch_size,
     }
 

@@ -17,8 +17,11 @@ from tunegate.gate.rows import Rows, read_rows
 RESULTS_NAME = "results.json"
 PROFILE_NAME = "profile.json"
 
-#: Settings of an evaluation that may differ between models of different size.
-_FREE_SETTINGS = {"batch_size"}
+#: What of an evaluation's settings and engine may differ between models of different size.
+_FREE = {"batch_size"}
+
+#: Which artifact must have been made from which.
+_DESCENT = (("adapter", "dataset"), ("merged", "adapter"), ("quantized", "merged"), ("quantized", "dataset"))
 
 
 @dataclass(frozen=True)
@@ -107,21 +110,25 @@ def _same_rows(evaluations: Mapping[str, Evaluation], dataset: Manifest) -> list
 
 
 def _same_way(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    settings = {e.role: e.results.get("settings") for e in evaluations.values()}
-    known = {role: found for role, found in settings.items() if isinstance(found, Mapping)}
-    problems = [f"{role} does not say with which settings" for role in settings if role not in known]
-    names = sorted({name for found in known.values() for name in found} - _FREE_SETTINGS)
-    for name in names:
+    return [problem for part in ("settings", "engine") for problem in _differences(evaluations, part)]
+
+
+def _differences(evaluations: Mapping[str, Evaluation], part: str) -> list[str]:
+    """How the roles differ in one mapping of their results, which each must state."""
+    stated = {e.role: e.results.get(part) for e in evaluations.values()}
+    known = {role: found for role, found in stated.items() if isinstance(found, Mapping) and found}
+    problems = [f"{role} does not say with which {part}" for role in stated if role not in known]
+    for name in sorted({name for found in known.values() for name in found} - _FREE):
         values = {role: found.get(name) for role, found in known.items()}
         if len({json.dumps(value, sort_keys=True) for value in values.values()}) > 1:
-            problems.append(f"{name} differs: " + ", ".join(f"{role} {value}" for role, value in values.items()))
+            problems.append(f"{part}.{name} differs: " + ", ".join(f"{role} {value}" for role, value in values.items()))
     return problems
 
 
 def _lineage(artifacts: Mapping[str, Manifest]) -> list[str]:
     return [
         f"{child} was not made from this {parent}"
-        for child, parent in (("adapter", "dataset"), ("merged", "adapter"), ("quantized", "merged"))
+        for child, parent in _DESCENT
         if artifacts[parent].content_digest not in artifacts[child].parents.values()
     ]
 

@@ -1,7 +1,10 @@
 """Rules → checks → verdict.
 
 A comparison is judged by one-sided bounds at the policy's confidence. All checks must pass, so passing needs no
-correction for their number: a model that is truly worse than any one margin is promoted with probability alpha at most.
+correction for their number: a model that is truly worse than any one margin is promoted with probability alpha at most,
+as far as the check's assumption holds. That is, for a comparison with ``max_row_loss``, that no row loses more than it,
+the rows that nobody evaluated included: the rows at hand can refute it and cannot show it. Without it, only the rows
+being a random sample is assumed.
 """
 
 from __future__ import annotations
@@ -137,7 +140,7 @@ def _judge_comparison(rule: Rule, candidate: Series, reference: Series, alpha: f
         rule.name,
         decision,
         _reason(rule, candidate, reference, gains, (lower, upper), alpha)
-        + (f"; {len(too_bad)} rows lost more than {rule.max_row_loss:g}" if too_bad else "")
+        + (f"; {len(too_bad)} of these rows did" if too_bad else "")
         + _outlook(rule, decision, gains, needed),
         estimate=float(gains.mean()),
         lower=lower,
@@ -209,6 +212,7 @@ def _reason(
     return (
         f"{means} on {len(gains)} rows: {better} better, {worse} worse; gain {gains.mean():+.4g}, with {1 - alpha:.0%} "
         f"confidence at least {bounds[0]:+.4g} (at most {bounds[1]:+.4g}); asked: {asked}"
+        + (f"; assumes that no row loses more than {rule.max_row_loss:g}" if rule.max_row_loss is not None else "")
     )
 
 

@@ -47,10 +47,11 @@ class Rule:
     )
     max_row_loss: float | None = setting(
         None,
-        help="no row may get worse by more than this; a row that does fails the check, and the bound gets much tighter",
+        help="no row, seen or not, gets worse by more than this: assumed by the bound, which gets much tighter; "
+        "a row that does fails the check",
         exclusive_minimum=0,
     )
-    direction: str = setting("higher", help="which scores are better", choices=("higher", "lower"))
+    direction: str = setting("higher", help="which scores are better, in a comparison", choices=("higher", "lower"))
 
     @property
     def kind(self) -> Kind:
@@ -140,6 +141,8 @@ def _check_rule(rule: Rule, where: str) -> None:
         problem = f"{rule.kind} needs a reference"
     elif rule.reference and not rule.compares:
         problem = f"{rule.kind} is absolute and takes no reference"
+    elif rule.direction != "higher" and not rule.compares:
+        problem = f"{rule.kind} is on the score itself, whichever is better, and takes no direction"
     elif rule.reference == rule.candidate:
         problem = f"{rule.candidate} is compared with itself"
     elif rule.margin == 0:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-EVALUATION_NAME = "evaluation.jsonl"
+from tunegate.contracts.files import read_json_lines
+from tunegate.contracts.manifest import EVALUATION_ROWS_NAME
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,14 @@ class Question:
 def read_questions(dataset: Path, row_ids: Iterable[str]) -> dict[str, Question]:
     """The questions of some evaluation rows; a row that is not the data set's own (a harness task's) is left out."""
     wanted = set(row_ids)
-    path = dataset / EVALUATION_NAME
+    path = dataset / EVALUATION_ROWS_NAME
     found: dict[str, Question] = {}
     if not wanted or not path.is_file():
         return found
-    with path.open(encoding="utf-8") as lines:
-        for line in lines:
-            row = json.loads(line)
-            if row.get("id") in wanted:
-                expected = _last(row.get("completion")) or str(row.get("text", ""))
-                found[row["id"]] = Question(_last(row.get("prompt")), expected)
+    for row in read_json_lines(path):
+        if row.get("id") in wanted:
+            expected = _last(row.get("completion")) or str(row.get("text", ""))
+            found[row["id"]] = Question(_last(row.get("prompt")), expected)
     return found
 
 

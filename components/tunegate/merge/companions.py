@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from tunegate.contracts.errors import AdapterError
-from tunegate.contracts.files import pretty_json, sha256_file
+from tunegate.contracts.files import pretty_json, read_json_object, sha256_file
 from tunegate.models.files import GENERATION_FILES, read_config, tokenizer_files
+
+TOKENIZER = "tokenizer.json"
 
 
 def copy_companions(base: Path, adapter: Path, output: Path, *, dtype: str) -> dict[str, str]:
@@ -34,28 +35,46 @@ def copy_companions(base: Path, adapter: Path, output: Path, *, dtype: str) -> d
 
 
 def refuse_other_vocabulary(base: Path, adapter: Path) -> None:
-    """Refuses an adapter whose tokenizer has tokens for which the base has no embedding.
+    """Refuses an adapter whose tokenizer gives other ids than the base's embeddings were trained with.
 
     Raises:
-        AdapterError: naming both sizes.
+        AdapterError: naming the tokens that differ, or the id that has no embedding.
     """
-    import json
-
-    path = adapter / "tokenizer.json"
-    if not path.is_file():
+    if not (adapter / TOKENIZER).is_file():
         return
-    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    ids = list(document.get("model", {}).get("vocab", {}).values()) if _has_mapping(document) else []
-    ids += [token["id"] for token in document.get("added_tokens", [])]
-    size = int(read_config(base).get("vocab_size", 0))
-    if ids and size and max(ids) >= size:
+    trained_with, belongs = _token_ids(adapter), _token_ids(base) if (base / TOKENIZER).is_file() else {}
+    size = int(read_config(base).get("vocab_size") or 0)
+    wrong = [
+        f"{token!r}: {trained_with.get(token)}, base {id}"
+        for token, id in belongs.items()
+        if trained_with.get(token) != id
+    ]
+    wrong += [f"{token!r}: {id}, no embedding" for token, id in trained_with.items() if size and id >= size]
+    if wrong:
         raise AdapterError(
             f"The adapter in {adapter} was trained with another vocabulary.",
-            seen=f"its tokenizer's highest token id is {max(ids)}",
-            expected=f"below {size}, the base's vocab_size",
+            seen=f"{len(wrong)} tokens differ",
+            expected=f"the token ids of the base, below its vocab_size {size}",
             remedy="use the base that the adapter was trained on",
+            items=wrong,
         )
 
 
-def _has_mapping(document: dict[str, Any]) -> bool:
-    return isinstance(document.get("model", {}).get("vocab"), dict)
+def _token_ids(folder: Path) -> dict[str, int]:
+    """Token → id of a ``tokenizer.json``: a mapping (BPE, WordPiece), or a list of [token, score] (Unigram)."""
+    try:
+        document = read_json_object(folder / TOKENIZER)
+        vocabulary = document["model"]["vocab"]
+        ids = (
+            dict(vocabulary)
+            if isinstance(vocabulary, dict)
+            else {entry[0]: place for place, entry in enumerate(vocabulary)}
+        )
+        return ids | {token["content"]: token["id"] for token in document.get("added_tokens", [])}
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise AdapterError(
+            f"{folder / TOKENIZER} cannot be read.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="a tokenizer of the tokenizers library",
+            remedy="copy the base's tokenizer files beside the adapter, or remove them",
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.errors import AdapterError, ModelError
-from tunegate.contracts.files import pretty_json
+from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
@@ -38,7 +37,7 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
         InputError: when the adapter does not fit the base, would be left unused or changes nothing.
     """
     config = check_model_folder(base_model)
-    if "quantization_config" in config:
+    if config.get("quantization_config"):
         raise ModelError(
             f"{base_model} is quantized.",
             seen=f"quantization_config {config['quantization_config'].get('quant_method', '')}",
@@ -105,7 +104,7 @@ def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[
             expected="the 4-bit modules, block size and dtype, to reproduce the weights that the adapter saw",
             remedy="set merge_base: original",
         )
-    training: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    training = _read_training(path)
     if training["base_digest"] != base_digest:
         raise AdapterError(
             f"The adapter in {adapter} was trained on another base.",
@@ -115,3 +114,20 @@ def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[
         )
     four_bit: dict[str, Any] | None = training["four_bit"]
     return four_bit if settings.merge_base == "dequantized" else None
+
+
+def _read_training(path: Path) -> dict[str, Any]:
+    keys = {"quant_type", "double_quant", "block_size", "weight_dtype", "modules"}
+    try:
+        training = read_json_object(path)
+        four_bit = training["four_bit"]
+        if not isinstance(training["base_digest"], str) or (four_bit is not None and four_bit.keys() != keys):
+            raise ValueError(f"base_digest {training['base_digest']!r}, four_bit {four_bit!r}")
+    except (ValueError, KeyError, AttributeError) as error:
+        raise AdapterError(
+            f"{path} cannot be read.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="what tunegate's train writes: base_digest, and four_bit with " + ", ".join(sorted(keys)),
+            remedy="train the adapter again, or remove the file and set merge_base: original",
+        ) from error
+    return training

@@ -25,8 +25,8 @@ def render(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Messa
     """Renders a conversation with the tokenizer's chat template, the way TRL's SFTTrainer does.
 
     Raises:
-        ModelError: when there is no chat template, or it renders a finished conversation so that it does not start with
-            the prompt (labels would then lie on the wrong tokens).
+        ModelError: when there is no chat template, or it renders a finished conversation so that its text or its tokens
+            do not start with the prompt's (labels would then lie on the wrong tokens).
     """
     if not tokenizer.chat_template:
         raise ModelError(
@@ -45,8 +45,27 @@ def render(tokenizer: Any, prompt: Sequence[Message], completion: Sequence[Messa
             remedy="use a chat template whose generation prompt is a prefix of the answered turn",
         )
     prompt_ids = token_ids(tokenizer, prompt_text)
-    ids = token_ids(tokenizer, whole)
-    return Rendered(prompt_ids, ids[len(prompt_ids) :], prompt_text, whole[len(prompt_text) :])
+    completion_ids = after_prompt(prompt_ids, token_ids(tokenizer, whole))
+    return Rendered(prompt_ids, completion_ids, prompt_text, whole[len(prompt_text) :])
+
+
+def after_prompt(prompt_ids: Sequence[int], whole_ids: Sequence[int]) -> list[int]:
+    """The completion's token ids: those of the whole conversation behind the prompt's.
+
+    Raises:
+        ModelError: when the whole does not start with the prompt's tokens: the tokenizer then merges the prompt's end
+            with the completion's beginning, and training would learn another border than the one that serving meets.
+    """
+    start = len(prompt_ids)
+    if list(whole_ids[:start]) != list(prompt_ids):
+        at = next((i for i, pair in enumerate(zip(prompt_ids, whole_ids, strict=False)) if pair[0] != pair[1]), 0)
+        raise ModelError(
+            "The tokenizer merges the end of a prompt with the beginning of its answer.",
+            seen=f"from token {at} of {start} on, the answered prompt has other tokens than the prompt alone",
+            expected="a finished conversation whose tokens start with exactly those of its prompt",
+            remedy="end the template's generation prompt with a special token or a line break, not with a space",
+        )
+    return list(whole_ids[start:])
 
 
 def prompt_only(tokenizer: Any, prompt: Sequence[Message]) -> str:
@@ -60,9 +79,10 @@ def token_ids(tokenizer: Any, rendered: str) -> list[int]:
 
 
 def render_text(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a row of the ``text`` format, with the end of the sequence that training appends.
+    """Token ids of a row of the ``text`` format, with the end of the sequence that training appends."""
+    return list(tokenizer(ended_text(tokenizer, text))["input_ids"])
 
-    TRL appends the end-of-sequence token to plain text unless it is there.
-    """
-    ends = text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token
-    return list(tokenizer(ends)["input_ids"])
+
+def ended_text(tokenizer: Any, text: str) -> str:
+    """Plain text with the end-of-sequence token that TRL appends unless it is there."""
+    return text if text.endswith(tokenizer.eos_token) else text + str(tokenizer.eos_token)

@@ -12,11 +12,12 @@ from tunegate.contracts.errors import ModelError
 #: What identifies how text becomes tokens and answers end; carried byte for byte through every stage.
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
 )  # fmt: skip
 GENERATION_FILES = ("generation_config.json",)
 
-_HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*@[\w./-]+$")
+#: ``org/name@revision``.
+HUB_NAME = re.compile(r"^\w[\w.-]*/\w[\w.-]*@[\w./-]+$")
 _SAFE_PATTERNS = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
@@ -37,7 +38,7 @@ def resolve_model(text: str) -> Path:
 
 
 def _from_hub(text: str) -> Path:
-    if not _HUB_NAME.match(text):
+    if not HUB_NAME.match(text):
         raise ModelError(
             f"The base model {text!r} was not found.",
             seen="no such folder, and no hub name with a revision",

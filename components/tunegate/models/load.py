@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"The tokenizer in {folder} cannot be loaded.",
-            seen=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
+            seen=f"{type(error).__name__}: {_first_line(error)}",
             expected="tokenizer.json and tokenizer_config.json beside the weights",
             remedy="copy the tokenizer's files into the model's folder",
         ) from error
@@ -59,25 +60,58 @@ def load_causal_lm(folder: Path, *, dtype: str = "auto", quantization: Any = Non
         quantization: a transformers quantization config, for example ``BitsAndBytesConfig``.
 
     Raises:
-        ModelError: when the folder cannot be used.
+        ModelError: when the folder cannot be used, or its weights are not all that the architecture needs.
     """
+    import torch
     from transformers import AutoModelForCausalLM
 
     check_model_folder(folder)
     kwargs: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
-    return AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=compute_dtype(dtype),
-        device_map=_device(),
-        use_safetensors=True,
-        trust_remote_code=False,
-        local_files_only=True,
-        attn_implementation="sdpa",
-        **kwargs,
-    )
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=compute_dtype(dtype),
+            device_map=device_type(),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **kwargs,
+        )
+    except torch.OutOfMemoryError:  # a RuntimeError that says nothing about the folder
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(
+            f"The model in {folder} cannot be loaded.",
+            seen=f"{type(error).__name__}: {_first_line(error)}",
+            expected="weights and a config.json that transformers loads",
+            remedy="fetch or make the model again, and check that its config.json belongs to its weights",
+        ) from error
+    _check_complete(folder, found)
+    return model
 
 
-def _device() -> str:
+def _check_complete(folder: Path, found: Mapping[str, Any]) -> None:
+    """Refuses weights with gaps: transformers fills them with random numbers and only warns."""
+    gaps = [f"{name}: missing" for name in sorted(found["missing_keys"])]
+    gaps += [f"{name}: of another shape" for name in sorted(str(key) for key, *_ in found["mismatched_keys"])]
+    if gaps:
+        raise ModelError(
+            f"The weights in {folder} are not those of its config.json.",
+            seen=f"{len(gaps)} tensor(s) are missing or of another shape",
+            expected="every tensor that the architecture has; a tied output layer may be left out",
+            remedy="fetch or make the model again, and check that its config.json belongs to its weights",
+            items=gaps,
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]
+
+
+def device_type() -> str:
+    """Where a model is loaded: ``cuda`` where a GPU is, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

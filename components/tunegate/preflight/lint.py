@@ -19,6 +19,9 @@ ADAPTER_LEARNING_RATES = (1e-4, 2e-4)
 #: Beyond this factor from the known range a run is sure to be wasted.
 HOPELESS_FACTOR = 10.0
 
+#: Our own tasks → what they measure of a row; what a task of the harness measures is known only when it has run.
+OWN_METRICS: Mapping[str, Sequence[str]] = {"tool_call": ("exact", "valid"), "completion_perplexity": ("nll",)}
+
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn", "query_key_value")
 
 
@@ -121,8 +124,21 @@ def _calibration_rows(sections: Sections) -> Iterator[Finding]:
         )
 
 
+def _policy_task(sections: Sections) -> Iterator[Finding]:
+    tasks = sections.get("evaluate", {}).get("tasks")
+    for check in sections.get("gate", {}).get("policy", {}).get("checks", ()):
+        task, metric = check.get("task"), check.get("metric")
+        if tasks is not None and task not in tasks:
+            seen, known = f"a policy check of task {task}, which is not in evaluate.tasks", tasks
+        elif task in OWN_METRICS and metric not in OWN_METRICS[task]:
+            seen, known = f"a policy check of {task}.{metric}, which the task does not measure", OWN_METRICS[task]
+        else:
+            continue
+        yield Finding("policy-task", "error", seen, f"use one of {', '.join(known)}", "evaluate/README.md")
+
+
 RULES: Sequence[Rule] = (
-    _learning_rate, _alpha_equals_r, _attention_only, _eval_batch, _paged_optimizer, _calibration_rows,
+    _learning_rate, _alpha_equals_r, _attention_only, _eval_batch, _paged_optimizer, _calibration_rows, _policy_task,
 )  # fmt: skip
 
 

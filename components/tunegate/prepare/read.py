@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ from typing import Any, NoReturn
 from tunegate.contracts.errors import DataError
 from tunegate.contracts.files import sha256_json
 from tunegate.contracts.manifest import input_digest
+from tunegate.models.files import HUB_NAME
 
 SUFFIXES = (".jsonl", ".parquet")
 
-_HUB_NAME = re.compile(r"^[\w.-]+/[\w.-]+@[\w./-]+$")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SHOWN_CHARACTERS = 80
 
@@ -58,7 +57,7 @@ def read_source(dataset: str, *, hub_config: str = "", hub_split: str = "train")
     if path.exists():
         rows = [row for file, name in _files(path) for row in _read_file(file, name)]
         source = Source(rows, input_digest(path)) if rows else Source([], "")
-    elif _HUB_NAME.match(dataset):
+    elif HUB_NAME.match(dataset):
         rows = list(_read_hub(dataset, hub_config, hub_split))
         source = Source(rows, sha256_json([_plain(row.values) for row in rows]))
     else:
@@ -172,7 +171,7 @@ def _read_hub(dataset: str, config: str, split: str) -> Iterator[RawRow]:
     name, _, revision = dataset.partition("@")
     try:
         rows: Iterable[dict[str, Any]] = datasets.load_dataset(name, config or None, revision=revision, split=split)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"The data set {dataset!r} could not be loaded.",
             seen=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}",

@@ -60,16 +60,18 @@ def _prepare(source: Source, tokenizer: Any, settings: PrepareSettings) -> Prepa
     rows, exact = without_exact(rows)
     rows, near = without_near(rows, threshold=settings.near_duplicate_threshold)
     found = find_overlap(rows, threshold=settings.overlap_threshold)
-    overlapping: list[Dropped] = []
-    if settings.overlap_strategy == "drop":
-        rows, overlapping = without_overlap(rows, found)
+    remaining, overlapping = found, list[Dropped]()
+    while remaining and settings.overlap_strategy == "drop":  # fewer rows can make others stand out as alike
+        rows, dropped = without_overlap(rows, remaining)
+        overlapping += dropped
+        remaining = find_overlap(rows, threshold=settings.overlap_threshold)
     prepared = Prepared(
         format=format_name,
         read=len(source.rows),
         rows=rows,
         dropped=[*invalid, *exact, *near, *overlapping],
         found=found,
-        remaining=[] if settings.overlap_strategy == "drop" else found,
+        remaining=remaining,
         calibration=_calibration(rows, settings.num_calibration_samples),
     )
     _refuse_empty_sides(prepared, settings)

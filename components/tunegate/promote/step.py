@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.errors import ArtifactError, GateRefused
+from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused, InputError
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, verify
 from tunegate.contracts.progress import say
@@ -19,7 +19,7 @@ from tunegate.registry.aliases import Move, check_alias_name, history, read_alia
 from tunegate.registry.aliases import promote as move_alias
 from tunegate.registry.records import Record, read_record
 from tunegate.registry.versions import Part, publish
-from tunegate.storage.interface import Storage
+from tunegate.storage.interface import Storage, local_root
 from tunegate.storage.open import open_storage
 
 SCHEMA_VERSION = 1
@@ -50,12 +50,14 @@ def run(
         output: where the ``promotion`` artifact will be.
 
     Raises:
+        InputError: when the registry's folder does not exist.
         GateRefused: when the verdict is not PASS. The registry is as it was.
         ArtifactError: when an input does not verify, or is not what the verdict is about.
-        ConflictError: when the alias was moved by somebody else meanwhile.
+        ConflictError: when the alias was moved by somebody else meanwhile, or since this verdict was used.
     """
     check_alias_name(settings.alias)
     storage = open_storage(registry)
+    refuse_absent_registry(registry)
     parts = {"verdict": _part(verdict, "verdict"), "adapter": _part(adapter, "adapter")}
     parts |= {"merged": _part(merged, "merged"), "quantized": _part(quantized, "quantized")}
     parts |= {f"evaluations/{role}": _part(folder, "evaluation") for role, folder in sorted(evaluations.items())}
@@ -63,6 +65,8 @@ def run(
     parents = {role: part.manifest.content_digest for role, part in parts.items()}
     refuse_other_subjects(judgement, {role: digest for role, digest in parents.items() if role != "verdict"})
     refuse_unless_passed(judgement)
+
+    refuse_used_verdict(storage, settings.alias, parents["verdict"])
 
     document = {**settings_document(settings), "registry": storage.uri}
     refuse_foreign_output(output, kind="promotion", parents=parents, settings=document)
@@ -73,6 +77,22 @@ def run(
         settings=document,
         build=lambda folder: _promote(folder, settings, storage, parts, judgement),
     )
+
+
+def refuse_absent_registry(registry: str) -> None:
+    """Refuses a registry folder that does not exist: a pod would make it on its own disk, and it would end with the pod.
+
+    Raises:
+        InputError: saying where the folder was expected.
+    """
+    root = local_root(registry)
+    if not root.is_dir():
+        raise InputError(
+            f"The registry {registry} does not exist.",
+            seen=f"no folder {root}",
+            expected="a folder that outlives this step",
+            remedy="on a cluster, mount a shared volume there; on this machine, create the folder",
+        )
 
 
 def refuse_unless_passed(verdict: Verdict) -> None:
@@ -123,6 +143,25 @@ def refuse_other_subjects(verdict: Verdict, given: Mapping[str, str]) -> None:
         )
 
 
+def refuse_used_verdict(storage: Storage, alias: str, attempt: str) -> None:
+    """Lets a retry through while the alias points at what the attempt promoted, and the first try always.
+
+    Raises:
+        ConflictError: when the attempt was carried out and the alias was moved elsewhere since.
+    """
+    records = history(storage, alias)
+    used = next((record for record in records if record.attempt == attempt), None)
+    if used is None or records[0].version == used.version:
+        return
+    now = records[0]
+    raise ConflictError(
+        f"This verdict was already used: nothing was promoted, and {alias} stays where it was moved since.",
+        seen=f"{alias} points at {now.version} ({now.action}, {now.created}); the verdict promoted {used.version}",
+        expected="a verdict that was not used yet, or an alias that still points at what it promoted",
+        remedy="leave it if the move was meant; to serve that version again, roll back to it or promote a new verdict",
+    )
+
+
 def _part(folder: Path, kind: str) -> Part:
     return Part(folder, verify(folder, kind=kind))
 
@@ -135,6 +174,8 @@ def _promote(
     say("promote", f"publishing to {storage.uri}")
     version = publish(storage, parts)
     move = move_alias(storage, alias, version, verdict=digest, attempt=digest, note=settings.note)
+    if not move.moved:
+        refuse_used_verdict(storage, settings.alias, digest)
     say("promote", f"{settings.alias} → {move.record.version[:12]}" + ("" if move.moved else " (was done before)"))
     previous = read_record(storage, move.record.previous).version if move.record.previous else None
     document = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import DataError
+from tunegate.contracts.files import read_json_lines
 from tunegate.models.chat import render, render_text
 
 _HELD_OUT = ("validation", "evaluation")
@@ -67,7 +67,7 @@ def calibration_rows(dataset: Path, *, count: int) -> list[Row]:
 
 
 def _rows(dataset: Path, side: str) -> list[Row]:
-    return [json.loads(line) for line in (dataset / f"{side}.jsonl").read_text("utf-8").splitlines()]
+    return read_json_lines(dataset / f"{side}.jsonl")
 
 
 def render_calibration(tokenizer: Any, rows: Sequence[Row], *, max_length: int) -> Calibration:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import ModelError, SettingsError
 from tunegate.models.files import check_model_folder
+from tunegate.tensors.shards import INDEX_NAME, model_specs, shard_names
 
 #: Weight types of a model that is not quantized, in safetensors' names.
 PLAIN_DTYPES = ("F32", "F16", "BF16")
@@ -18,10 +20,11 @@ def check_unquantized(folder: Path) -> None:
     """Refuses a model that is quantized already.
 
     Raises:
-        ModelError: naming what gives it away.
+        ModelError: naming what gives it away, or weight files that do not belong to it.
     """
     config = check_model_folder(folder)
-    coded = sorted({dtype for _, dtype, _ in tensor_headers(folder).values() if dtype not in PLAIN_DTYPES})
+    _check_no_stray_weights(folder)
+    coded = sorted({spec.dtype for spec in model_specs(folder).values()} - set(PLAIN_DTYPES))
     if "quantization_config" in config or coded:
         method = config.get("quantization_config", {}).get("quant_method", "unknown")
         raise ModelError(
@@ -34,17 +37,38 @@ def check_unquantized(folder: Path) -> None:
         )
 
 
-def tensor_headers(folder: Path) -> dict[str, tuple[Path, str, tuple[int, ...]]]:
-    """Tensor → the file it lies in, its dtype in safetensors' names, and its shape."""
-    from safetensors import safe_open
+def _check_no_stray_weights(folder: Path) -> None:
+    """Refuses weight files that the model does not name: they would be counted as its own, or loaded in its place."""
+    stray = sorted({path.name for path in folder.glob("*.safetensors")} - set(shard_names(folder)))
+    if stray:
+        raise ModelError(
+            f"{folder} has weight files that its index does not name.",
+            seen=f"{len(stray)} file(s)",
+            expected=f"only the shards of {INDEX_NAME}",
+            remedy="remove the files that do not belong to the model",
+            items=stray,
+        )
 
-    found: dict[str, tuple[Path, str, tuple[int, ...]]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118
-                part = file.get_slice(name)
-                found[name] = (path, part.get_dtype(), tuple(part.get_shape()))
-    return found
+
+def check_ignore(ignore: Sequence[str]) -> None:
+    """Refuses an entry of ``ignore`` that is no regular expression though it says so.
+
+    Raises:
+        SettingsError: naming the entry.
+    """
+    for entry in ignore:
+        pattern = entry.removeprefix("re:")
+        if pattern == entry:
+            continue
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise SettingsError(
+                "quantize.ignore has a regular expression that cannot be read.",
+                seen=f"{entry!r}: {error}",
+                expected="'re:' and a Python regular expression, for example 're:.*mlp.*'",
+                remedy="correct the expression, or give the layer's name without 're:'",
+            ) from error
 
 
 def linear_widths(folder: Path, *, ignore: Sequence[str]) -> dict[str, int]:

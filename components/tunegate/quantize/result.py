@@ -10,7 +10,11 @@ from typing import Any
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.files import pretty_json, sha256_file
 from tunegate.models.files import GENERATION_FILES, read_config, tokenizer_files
-from tunegate.quantize.layers import PLAIN_DTYPES, tensor_headers
+from tunegate.quantize.layers import PLAIN_DTYPES
+from tunegate.tensors.shards import TensorSpec, stored_tensors
+
+#: Tensor → the shard that it lies in, its dtype and shape.
+Headers = Mapping[str, tuple[Path, TensorSpec]]
 
 
 def carry_over(source: Path, folder: Path) -> None:
@@ -37,7 +41,7 @@ def check_result(source: Path, folder: Path, *, layers: Sequence[str]) -> None:
     """
     import torch
 
-    before, after = tensor_headers(source), tensor_headers(folder)
+    before, after = stored_tensors(source), stored_tensors(folder)
     missing = [name for name in layers if not _is_quantized(after, name)]
     if missing:
         raise _failure(f"{len(missing)} of {len(layers)} layers were not quantized.", missing, "every layer quantized")
@@ -51,7 +55,7 @@ def check_result(source: Path, folder: Path, *, layers: Sequence[str]) -> None:
         )
     changed = [
         name for name in sorted(kept) if not torch.equal(read_tensor(before, name), read_tensor(after, name))
-        or before[name][1] != after[name][1]
+        or before[name][1].dtype != after[name][1].dtype
     ]  # fmt: skip
     if changed:
         raise _failure(
@@ -69,9 +73,9 @@ def _owners(key: str, layers: Sequence[str]) -> list[str]:
     return [name] if name in set(layers) else []
 
 
-def _is_quantized(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: str) -> bool:
+def _is_quantized(headers: Headers, name: str) -> bool:
     coded = headers.get(f"{name}.weight") or headers.get(f"{name}.weight_packed")
-    return coded is not None and coded[1] not in PLAIN_DTYPES and f"{name}.weight_scale" in headers
+    return coded is not None and coded[1].dtype not in PLAIN_DTYPES and f"{name}.weight_scale" in headers
 
 
 def _check_config(folder: Path) -> None:
@@ -84,7 +88,7 @@ def _check_config(folder: Path) -> None:
         )
 
 
-def read_tensor(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: str) -> Any:
+def read_tensor(headers: Headers, name: str) -> Any:
     """One tensor of a folder whose headers were read."""
     from safetensors import safe_open
 
@@ -94,7 +98,7 @@ def read_tensor(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: 
 
 def relative_errors(source: Path, folder: Path, *, layers: Sequence[str]) -> dict[str, float]:
     """Layer → ‖W − Ŵ‖ / ‖W‖ (Frobenius), Ŵ being what the stored integers or floats and scales stand for."""
-    before, after = tensor_headers(source), tensor_headers(folder)
+    before, after = stored_tensors(source), stored_tensors(folder)
     errors = {}
     for name in layers:
         weight = read_tensor(before, f"{name}.weight").float()
@@ -102,7 +106,7 @@ def relative_errors(source: Path, folder: Path, *, layers: Sequence[str]) -> dic
     return errors
 
 
-def dequantized(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: str) -> Any:
+def dequantized(headers: Headers, name: str) -> Any:
     """A layer's weights, float32 [outputs, inputs], from symmetric codes and a scale for each row or group."""
     scale = read_tensor(headers, f"{name}.weight_scale").float()
     if f"{name}.weight" in headers:
@@ -112,7 +116,7 @@ def dequantized(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: 
     return codes * scale.repeat_interleave(codes.shape[1] // scale.shape[1], dim=1)
 
 
-def _columns(headers: Mapping[str, tuple[Path, str, tuple[int, ...]]], name: str) -> int:
+def _columns(headers: Headers, name: str) -> int:
     return int(read_tensor(headers, f"{name}.weight_shape")[1])
 
 

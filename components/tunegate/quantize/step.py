@@ -14,11 +14,12 @@ from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.quantize.calibration import Calibration, calibration_rows, check_enough_tokens, render_calibration
 from tunegate.quantize.group_size import pick_group_size
-from tunegate.quantize.layers import check_unquantized, linear_widths, tensor_headers
+from tunegate.quantize.layers import check_ignore, check_unquantized, linear_widths
 from tunegate.quantize.llmcompressor_backend import STEP, quantize_model, save_compressed
 from tunegate.quantize.page import quantization_page
 from tunegate.quantize.result import carry_over, check_result, relative_errors
 from tunegate.quantize.settings import CALIBRATED, GROUPED, QuantizeSettings
+from tunegate.tensors.shards import model_specs
 
 KIND = "quantized"
 SCHEMA_VERSION = 1
@@ -38,6 +39,7 @@ def run(settings: QuantizeSettings, *, model: Path, dataset: Path, output: Path)
         RunError: when the result is not what it should be; nothing is written then.
     """
     _check_scheme(settings)
+    check_ignore(settings.ignore)
     made_by_us = (model / MANIFEST_NAME).is_file()
     check_unquantized(model)
     parents = {
@@ -127,7 +129,7 @@ def _dtypes(source: Path) -> dict[str, Any]:
     import torch
 
     names = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-    return {name: names[dtype] for name, (_, dtype, _) in tensor_headers(source).items()}
+    return {name: names[spec.dtype] for name, spec in model_specs(source).items()}
 
 
 def _result(

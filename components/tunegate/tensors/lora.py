@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import AdapterError
+from tunegate.contracts.files import read_json_object
 from tunegate.tensors.shards import TensorSpec, read_specs
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -19,25 +19,19 @@ ADAPTER_CONFIG = "adapter_config.json"
 _PEFT_PREFIX = "base_model.model."
 _PAIR_KEY = re.compile(r"^(?P<module>.+)\.lora_(?P<half>A|B)\.weight$")
 
-#: Settings of PEFT that change the mathematics, with the values that leave it as this module computes it.
+#: Settings of PEFT that this module's mathematics honours, or that do not change it.
+_HONOURED = frozenset({
+    "alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules",
+    "inference_mode", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_core",
+    "peft_type", "peft_version", "r", "rank_pattern", "revision", "runtime_config", "target_modules", "task_type",
+    "use_rslora", "ensure_weight_tying", "loftq_config", "qalora_group_size",
+})  # fmt: skip
+
+#: What an option may be besides absent, null, false or empty. Other initialisations (PiSSA, OLoRA, CorDA, LoftQ, …)
+#: change the base's weights when they start, so their adapters fit that changed base alone.
 _PLAIN_VALUES: Mapping[str, tuple[Any, ...]] = {
-    "modules_to_save": (None, []),
-    "use_dora": (False, None),
-    "bias": ("none", None),
-    "lora_bias": (False, None),
-    "fan_in_fan_out": (False, None),
-    "layer_replication": (None, []),
-    "megatron_config": (None,),
-    "target_parameters": (None, []),
-    "trainable_token_indices": (None, [], {}),
-    "alora_invocation_tokens": (None, []),
-    "use_qalora": (False, None),
-    "use_bdlora": (False, None),
-    "arrow_config": (None,),
-    "eva_config": (None,),
-    "corda_config": (None,),
-    # PiSSA, OLoRA, CorDA and LoftQ change the base's weights when they start; their adapters fit that base alone.
-    "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
+    "bias": ("none",),
+    "init_lora_weights": (True, "gaussian", "orthogonal"),
 }
 
 
@@ -74,8 +68,10 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
     """
     path = adapter / ADAPTER_CONFIG
     try:
-        config: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        config = read_json_object(path)
+        if not (isinstance(config.get("r"), int) and isinstance(config.get("lora_alpha"), int | float)):
+            raise ValueError("no numbers r and lora_alpha")
+    except ValueError as error:
         raise AdapterError(
             f"{adapter} is no adapter.",
             seen=f"{path.name}: {error}",
@@ -83,7 +79,7 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
             remedy="check the adapter's path",
         ) from error
     wrong = [] if config.get("peft_type") == "LORA" else [f"peft_type: {config.get('peft_type')}"]
-    wrong += [f"{k}: {config[k]}" for k, plain in _PLAIN_VALUES.items() if k in config and config[k] not in plain]
+    wrong += [f"{name}: {value}" for name, value in config.items() if not _is_plain(name, value)]
     if wrong:
         raise AdapterError(
             f"The adapter in {adapter} cannot be merged exactly.",
@@ -93,6 +89,11 @@ def read_adapter_config(adapter: Path) -> dict[str, Any]:
             items=wrong,
         )
     return config
+
+
+def _is_plain(name: str, value: Any) -> bool:
+    """Whether an option leaves the merge as it is computed here; an option that is not known must be off."""
+    return name in _HONOURED or not value or value in _PLAIN_VALUES.get(name, ())
 
 
 def read_pairs(adapter: Path, base: Mapping[str, TensorSpec]) -> dict[str, LoraPair]:
@@ -128,6 +129,8 @@ def read_pairs(adapter: Path, base: Mapping[str, TensorSpec]) -> dict[str, LoraP
     for module, found in sorted(halves.items()):
         if found.keys() != {"A", "B"}:
             unknown.append(f"{module}: only lora_{next(iter(found))} is there")
+        elif not _are_matrices(specs[found["A"]], specs[found["B"]]):
+            unknown.append(f"{module}: A {specs[found['A']].shape} and B {specs[found['B']].shape} make no update")
         elif f"{module}.weight" not in base:
             unknown.append(f"{module}: the base has no {module}.weight")
         else:
@@ -135,6 +138,10 @@ def read_pairs(adapter: Path, base: Mapping[str, TensorSpec]) -> dict[str, LoraP
             pairs[pair.weight] = pair
     _refuse_misfits(adapter, unknown, pairs, base, specs)
     return pairs
+
+
+def _are_matrices(a: TensorSpec, b: TensorSpec) -> bool:
+    return len(a.shape) == len(b.shape) == 2 and min(*a.shape, *b.shape) > 0
 
 
 def _pair(module: str, a: TensorSpec, b: TensorSpec, keys: Mapping[str, str], config: Mapping[str, Any]) -> LoraPair:

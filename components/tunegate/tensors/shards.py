@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from tunegate.contracts.errors import ModelError
-from tunegate.contracts.files import checked_relative_path, pretty_json
+from tunegate.contracts.files import checked_relative_path, pretty_json, read_json_object
 
 #: The safetensors names of the torch dtypes, with their bytes per element.
 DTYPES = {
@@ -59,6 +59,8 @@ def read_specs(shard: Path) -> dict[str, TensorSpec]:
         header.pop("__metadata__", None)
         ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
         specs = {name: TensorSpec(entry["dtype"], tuple(entry["shape"])) for name, entry in ordered}
+        if unknown := {spec.dtype for spec in specs.values()} - DTYPES.keys():
+            raise ValueError(f"unknown dtypes {', '.join(sorted(unknown))}")
         expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise _damaged(shard, f"{type(error).__name__}: {error}") from error
@@ -93,7 +95,7 @@ def shard_names(model: Path) -> list[str]:
                 remedy="add the index, or remove the files that do not belong to the model",
             )
         return names
-    weight_map: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+    weight_map = _weight_map(index)
     names = sorted({str(checked_relative_path(name)) for name in weight_map.values()})
     held = {tensor: name for name in names if (model / name).is_file() for tensor in read_specs(model / name)}
     wrong = sorted(tensor for tensor in weight_map.keys() | held.keys() if weight_map.get(tensor) != held.get(tensor))
@@ -108,9 +110,28 @@ def shard_names(model: Path) -> list[str]:
     return names
 
 
+def _weight_map(index: Path) -> dict[str, str]:
+    try:
+        weight_map = read_json_object(index)["weight_map"]
+        return {str(tensor): str(name) for tensor, name in weight_map.items()}
+    except (ValueError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{index} cannot be read.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="a JSON object with a 'weight_map' from tensor to shard",
+            remedy="fetch the model again",
+        ) from error
+
+
 def model_specs(model: Path) -> dict[str, TensorSpec]:
     """Every tensor of a model folder, from the shards' headers alone."""
     return {name: spec for shard in shard_names(model) for name, spec in read_specs(model / shard).items()}
+
+
+def stored_tensors(model: Path) -> dict[str, tuple[Path, TensorSpec]]:
+    """Every tensor of a model folder with the shard that it lies in, from the shards' headers alone."""
+    shards = [model / name for name in shard_names(model)]
+    return {name: (shard, spec) for shard in shards for name, spec in read_specs(shard).items()}
 
 
 class ShardWriter:

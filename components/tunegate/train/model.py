@@ -74,7 +74,10 @@ def refuse_unknown_targets(model: Any, settings: TrainSettings) -> None:
         return
     import torch
 
-    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    head = model.get_output_embeddings() if model.config.tie_word_embeddings else None
+    names = [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]  # a tied head is the embedding: a linear adapter on it has no weight of its own to be merged into
     unknown = [
         target
         for target in settings.target_modules

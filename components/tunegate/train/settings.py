@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import setting
 
 #: Methods that train an adapter on a frozen base.
@@ -34,7 +35,7 @@ class TrainSettings:
     per_device_eval_batch_size: int = setting(8, minimum=1, unit="rows", help="rows of one validation pass")
     gradient_accumulation_steps: int = setting(1, minimum=1, help="forward passes for one optimizer step")
     max_length: int = setting(1024, minimum=8, unit="tokens", help="rows are cut to this length")
-    evaluations_per_run: int = setting(4, minimum=1, help="how often the validation loss is computed")
+    evaluations_per_run: int = setting(4, minimum=1, help="how often the validation loss is computed, beside the start")
     gradient_checkpointing: bool = setting(True, help="recompute activations to save memory; slower")
     optim: str = setting(
         "adamw_torch", choices=("adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"), help="the optimizer"
@@ -47,3 +48,12 @@ class TrainSettings:
     bnb_4bit_quant_type: str = setting("nf4", choices=("nf4",), help="QLoRA's data type (arXiv:2305.14314)")
     bnb_4bit_use_double_quant: bool = setting(True, help="quantize the scales too: 0.127 instead of 0.5 bit/param")
     seed: int = setting(42, minimum=0, help="seeds initialisation, order of rows and dropout")
+
+    def __post_init__(self) -> None:
+        if not self.target_modules or ("all-linear" in self.target_modules and len(self.target_modules) > 1):
+            raise SettingsError(
+                "target_modules cannot be used.",
+                seen=str(list(self.target_modules)),
+                expected="names of linear modules, or ['all-linear'] alone",
+                remedy="use ['all-linear']",
+            )

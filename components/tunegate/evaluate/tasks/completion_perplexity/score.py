@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunegate.contracts.errors import RunError
+
 
 def process_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
     """Scores one row.
@@ -19,10 +21,15 @@ def process_results(doc: Mapping[str, Any], results: Sequence[tuple[float, bool]
         ``weighted_perplexity`` turns into exp(total nll / total tokens).
 
     Raises:
-        ArithmeticError: when the model's probability is not a number: it is no score.
+        RunError: when the model's probability is not a number: it is no score.
     """
     ((loglikelihood, _),) = results
     if not math.isfinite(loglikelihood):
-        raise ArithmeticError(f"row {doc['row_id']}: the log-likelihood is {loglikelihood}")
+        raise RunError(
+            "A completion's likelihood is not a number.",
+            seen=f"row {doc['row_id']}: the log-likelihood is {loglikelihood}",
+            expected="a finite number of nats",
+            remedy="check the weights for values that are not finite; with float16, try evaluate.dtype bfloat16",
+        )
     tokens = int(doc["completion_tokens"])
     return {"nll": -loglikelihood / tokens, "perplexity": (loglikelihood, tokens)}

@@ -96,6 +96,8 @@ def ground_truth_problem(fields: Mapping[str, Any]) -> str:
     functions, truth = fields.get("functions"), fields.get("ground_truth")
     if not isinstance(functions, list) or not functions or not all(_is_function(f) for f in functions):
         return "no 'functions' (a list of objects with 'name' and 'parameters')"
+    if odd := [str(f["name"]) for f in functions if not _has_usable_parameters(f)]:
+        return f"'parameters' of {odd[0]!r} is no object, or its 'required' no list of names"
     if not isinstance(truth, list) or not truth:
         return "no 'ground_truth'"
     if len(truth) != 1 or not isinstance(truth[0], dict) or len(truth[0]) != 1:
@@ -108,6 +110,14 @@ def ground_truth_problem(fields: Mapping[str, Any]) -> str:
 
 def _is_function(function: Any) -> bool:
     return isinstance(function, dict) and isinstance(function.get("name"), str)
+
+
+def _has_usable_parameters(function: Mapping[str, Any]) -> bool:
+    parameters = function.get("parameters", {})
+    if not isinstance(parameters, dict):
+        return False
+    required = parameters.get("required", [])
+    return isinstance(required, list) and all(isinstance(name, str) for name in required)
 
 
 def _is_allowed(allowed: Any) -> bool:
