@@ -205,7 +205,7 @@ def write_pages(report: Report, output: Path) -> Path:
     if report.results:
         sections.append(Section("Models", table(*comparison(report))))
     if report.promotion:
-        told = {name: value for name, value in report.promotion.items() if isinstance(value, str | int | float)}
+        told = {name: report.promotion[name] or "nothing" for name in ("alias", "version", "previous", "registry")}
         sections.append(Section("Promotion", facts(told)))
     sections.append(Section("Pages", links(targets)))
     sections.append(Section("Artifacts", table(("artifact", "content digest", "in short"), _artifact_rows(report))))

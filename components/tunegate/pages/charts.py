@@ -10,7 +10,7 @@ from tunegate.pages.parts import escape
 
 _COLOURS = ("#2f6fbb", "#c8641f", "#2f8f5b", "#8a4fb0", "#a33b52")
 _TONES = {"PASS": "#1f7a4d", "FAIL": "#b3261e", "INCONCLUSIVE": "#b07a10"}
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 300, 64, 42, 12, 16
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 300, 84, 42, 12, 16
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def interval_chart(intervals: Sequence[Interval]) -> str:
     """A forest plot: estimate, confidence bounds and threshold of each rule, one a line."""
     if not intervals:
         return '<p class="note">No comparison was made.</p>'
-    row, label_width = 46, 330
+    row, label_width = 46, 420
     ends = [v for i in intervals for v in (i.lower, i.upper, i.threshold, 0.0) if math.isfinite(v)]
     pad = (max(ends) - min(ends)) * 0.08 or 0.1
     height = row * len(intervals) + 34

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 _TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "unsure", "error": "bad", "warning": "unsure"}
 
 
 def escape(value: object) -> str:
     """A value as text that cannot become markup; numbers are shortened for reading."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not _is_number(value):
         return html.escape(str(value))
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> str:
     """A table; columns of numbers are set to the right."""
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
+    numeric = {place for row in rows for place, value in enumerate(row) if _is_number(value)}
+    head = "".join(
+        f'<th class="number">{escape(column)}</th>' if place in numeric else f"<th>{escape(column)}</th>"
+        for place, column in enumerate(columns)
+    )
     body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
@@ -28,8 +37,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: 
 def _cell(value: object) -> str:
     if isinstance(value, str) and value in _TONES:
         return f"<td>{badge(value)}</td>"
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return f'<td class="number">{escape(value)}</td>' if number else f"<td>{escape(value)}</td>"
+    return f'<td class="number">{escape(value)}</td>' if _is_number(value) else f"<td>{escape(value)}</td>"
 
 
 def facts(values: Mapping[str, object]) -> str:

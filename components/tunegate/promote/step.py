@@ -80,7 +80,7 @@ def run(
 
 
 def refuse_absent_registry(registry: str) -> None:
-    """Refuses a registry folder that does not exist: a pod would make it on its own disk, and it would end with the pod.
+    """Refuses a registry folder that does not exist: a pod would make it on its own disk, and lose it with that.
 
     Raises:
         InputError: saying where the folder was expected.
