@@ -11,7 +11,7 @@ import pytest
 
 from tunegate.contracts.errors import ERROR_LINE, GateRefused, error_from_line
 from tunegate.contracts.verdict import Check, Verdict
-from tunegate.preflight.lint import lint, refuse
+from tunegate.preflight.lint import lint
 from tunegate_pipelines.form import FORM, SECTIONS
 from tunegate_pipelines.launch import launch_check, launch_refused, launch_summarize, refusal
 from tunegate_pipelines.recipe import resolve
@@ -88,7 +88,7 @@ def test_alias_and_registry_that_cannot_be_used_are_refused_before_training(
 
 
 def test_defaults_pass_their_own_lint() -> None:
-    refuse(lint(resolve({}, {"gate": {"policy": POLICY}})))
+    assert lint(resolve({}, {"gate": {"policy": POLICY}})) == []
 
 
 def test_summary_shows_what_failed(page: FakeArtifact) -> None:
