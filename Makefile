@@ -8,7 +8,7 @@ RECIPES := pipelines/tunegate_pipelines/recipes
 .PHONY: demo test lint e2e golden lock install clean
 .DEFAULT_GOAL := test
 
-demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 25 minutes on two cores
+demo: $(INSTALLED)  ## a small model, trained, judged and promoted: just under 30 minutes on two cores
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
 
 test: lint  ## everything that takes seconds

@@ -97,14 +97,17 @@ def test_only_progress_and_results_are_shown(demo: Finished) -> None:
 
 
 def test_valid_rows_with_false_answers_are_refused_by_the_gate_alone(demo: Finished, place: Path) -> None:
-    """Trained as in the demonstration: the model answers with valid calls, so it learned; what it learned is false."""
+    """The shipped recipe, made shorter so that CI stays under an hour: the model still answers with valid calls, so it
+    learned, and what it learned is false. (The merged model of the right rows is exact on 42 % after one epoch.)"""
     before = alias(place)
     wrong = tunegate(
         place,
         "demo-wrong.yaml",
         "demo-wrong",
         f"base_model={demo.folder / 'inputs' / 'base_model'}",
-        "scheme=FP8_DYNAMIC",  # the training is the same; only the quantization is cheaper
+        "scheme=FP8_DYNAMIC",
+        "num_train_epochs=0.7",
+        "evaluation_rows=48",
     )
     assert wrong.code == 3, wrong.said[-3000:]
     assert wrong.report["decision"] in ("FAIL", "INCONCLUSIVE")
