@@ -5,14 +5,14 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RECIPES := pipelines/tunegate_pipelines/recipes
 
-.PHONY: demo test lint e2e golden lock install clean
+.PHONY: demo test lint e2e bench torture golden lock install clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: just under 30 minutes on two cores
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
 
 test: lint  ## everything that takes seconds
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -22,6 +22,14 @@ lint: $(INSTALLED)
 
 e2e: $(INSTALLED)  ## the demo and the refusal as tests: most of an hour on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
+
+bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
+	$(BIN)/python tests/benchmarks/bench_speed.py
+	$(BIN)/python tests/benchmarks/bench_methods.py
+	$(BIN)/python tests/benchmarks/bench_memory.py
+
+torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
+	$(BIN)/pytest -m slow -s tests
 
 golden: $(INSTALLED)  ## the compiled pipeline that a test holds against the code
 	$(BIN)/tunegate compile --output pipelines/tunegate_pipelines/finetune.yaml

@@ -307,13 +307,9 @@ def test_a_policy_that_cannot_be_judged_stops_the_gate_before_it_reads_anything(
 
 
 @pytest.mark.parametrize("step", ["gate", "promote"])
-def test_the_judging_steps_start_in_under_a_second_without_the_heavy_libraries(step: str) -> None:
-    probe = (
-        f"import time; start = time.perf_counter(); import tunegate.{step}.step, sys; "
-        "print(time.perf_counter() - start, *({'torch', 'kfp', 'transformers', 'scipy', 'pyarrow'} & set(sys.modules)))"
-    )
-    seconds, *heavy = subprocess.run(
-        [sys.executable, "-c", probe], check=True, capture_output=True, text=True
-    ).stdout.split()
-    assert heavy == []
-    assert float(seconds) < 1.0
+def test_the_judging_steps_load_none_of_the_heavy_libraries(step: str) -> None:
+    """What takes seconds to start and does not serve to judge. (How long it takes depends on the machine.)"""
+    heavy = "{'torch', 'kfp', 'transformers', 'scipy', 'pyarrow', 'peft', 'trl', 'datasets'}"
+    probe = f"import tunegate.{step}.step, sys; print(*({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True).stdout.split()
+    assert loaded == []
