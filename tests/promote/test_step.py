@@ -224,7 +224,7 @@ def test_an_evaluation_that_was_judged_and_is_not_given_is_missed(judged: Judged
         judged.promote()
 
 
-@pytest.mark.parametrize(("alias", "registry"), [("../champion", None), ("champion", "gs://bucket/models")])
+@pytest.mark.parametrize(("alias", "registry"), [("../champion", None), ("champion", "s3://bucket/models")])
 def test_a_bad_alias_or_address_is_refused_before_anything_is_written(
     judged: Judged, alias: str, registry: str | None
 ) -> None:
@@ -245,6 +245,22 @@ def test_a_version_changed_in_the_registry_is_not_promoted_again(judged: Judged)
     with pytest.raises(ArtifactError, match="merged/nested/weights: changed"):
         judged.promote("again", alias="other")
     assert history(open_storage(str(judged.registry)), "other") == []
+
+
+def test_a_verdict_is_promoted_once_in_a_bucket_as_in_a_folder(judged: Judged, gcs_bucket: str) -> None:
+    for attempt in ("first", "again"):
+        run(PromoteSettings("champion"), **judged.inputs, registry=gcs_bucket, output=judged.folder / attempt)
+    storage = open_storage(gcs_bucket)
+    (version,) = list_versions(storage)
+    assert [record.version for record in history(storage, "champion")] == [version]
+    fetch_version(storage, version, judged.folder / "fetched")
+    with pytest.raises(InputError, match="no-such-bucket cannot be used"):
+        run(
+            PromoteSettings("champion"),
+            **judged.inputs,
+            registry="gs://no-such-bucket",
+            output=judged.folder / "elsewhere",
+        )
 
 
 def _promote_until(judged: Judged, steps: int, taken: Any) -> None:

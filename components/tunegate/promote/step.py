@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused, InputError
+from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, verify
 from tunegate.contracts.progress import say
@@ -19,7 +19,7 @@ from tunegate.registry.aliases import Move, check_alias_name, history, read_alia
 from tunegate.registry.aliases import promote as move_alias
 from tunegate.registry.records import Record, read_record
 from tunegate.registry.versions import Part, publish
-from tunegate.storage.interface import Storage, local_root
+from tunegate.storage.interface import Storage
 from tunegate.storage.open import open_storage
 
 SCHEMA_VERSION = 1
@@ -50,14 +50,14 @@ def run(
         output: where the ``promotion`` artifact will be.
 
     Raises:
-        InputError: when the registry's folder does not exist.
+        InputError: when the registry's folder or bucket does not exist.
         GateRefused: when the verdict is not PASS. The registry is as it was.
         ArtifactError: when an input does not verify, or is not what the verdict is about.
         ConflictError: when the alias was moved by somebody else meanwhile, or since this verdict was used.
     """
     check_alias_name(settings.alias)
     storage = open_storage(registry)
-    refuse_absent_registry(registry)
+    storage.refuse_absent()  # a pod would make a folder on its own disk, and lose it with that
     parts = {"verdict": _part(verdict, "verdict"), "adapter": _part(adapter, "adapter")}
     parts |= {"merged": _part(merged, "merged"), "quantized": _part(quantized, "quantized")}
     parts |= {f"evaluations/{role}": _part(folder, "evaluation") for role, folder in sorted(evaluations.items())}
@@ -77,22 +77,6 @@ def run(
         settings=document,
         build=lambda folder: _promote(folder, settings, storage, parts, judgement),
     )
-
-
-def refuse_absent_registry(registry: str) -> None:
-    """Refuses a registry folder that does not exist: a pod would make it on its own disk, and lose it with that.
-
-    Raises:
-        InputError: saying where the folder was expected.
-    """
-    root = local_root(registry)
-    if not root.is_dir():
-        raise InputError(
-            f"The registry {registry} does not exist.",
-            seen=f"no folder {root}",
-            expected="a folder that outlives this step",
-            remedy="on a cluster, mount a shared volume there; on this machine, create the folder",
-        )
 
 
 def refuse_unless_passed(verdict: Verdict) -> None:

@@ -1,1 +1,1 @@
-"""Where versions and pointers live: one interface over a local folder and, later, gs://, with compare-and-swap."""
+"""Where versions and pointers live: one interface over a local folder and gs://, with compare-and-swap."""

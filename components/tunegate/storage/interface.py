@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
-from tunegate.contracts.errors import InputError
+from tunegate.contracts.errors import ArtifactError, InputError
+from tunegate.contracts.files import checked_relative_path
+
+#: Names that start so belong to the storage itself, and are never keys.
+HIDDEN = ".tunegate-"
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,13 @@ class Storage(Protocol):
     def uri(self) -> str:
         """Where this storage lies, as :func:`tunegate.storage.open.open_storage` would take it."""
 
+    def refuse_absent(self) -> None:
+        """Refuses a place that is not there, or that cannot be reached: asked before anything is spent.
+
+        Raises:
+            InputError: saying what is missing: the folder, the bucket, the credentials, the permission.
+        """
+
     def read(self, key: str) -> Blob | None:
         """The object and its generation, or None when there is none."""
 
@@ -58,7 +69,10 @@ class Storage(Protocol):
         """Whether there is an object of that key."""
 
     def list(self, prefix: str) -> list[str]:
-        """The keys below the folder ``prefix`` ('' for all), sorted; unfinished uploads never show."""
+        """The keys below the folder ``prefix`` ('' for all), sorted.
+
+        A folder that is being uploaded to a bucket shows file by file: look for the file that its uploader writes last.
+        """
 
     def delete(self, key: str, *, if_generation_match: int | None = None) -> None:
         """Removes an object; one that is not there is no error, unless a generation was asked for."""
@@ -68,7 +82,8 @@ class Storage(Protocol):
 
         Args:
             files: name below ``prefix`` → its source. They may come from many folders.
-            prefix: must be new, or hold exactly these bytes already; then they are verified, not trusted.
+            prefix: must be new, or hold exactly these bytes already; then they are verified, not trusted. What an
+                upload that never finished left there is replaced.
             last: the name whose presence says that the folder is complete: its manifest.
 
         Returns:
@@ -85,6 +100,32 @@ class Storage(Protocol):
             OutputExistsError: when ``folder`` exists.
             ArtifactError: when nothing lies below ``prefix``.
         """
+
+    def remove_folder(self, prefix: str, *, first: str) -> None:
+        """Removes what lies below ``prefix``, ``first`` before the rest: nobody takes what is left for complete."""
+
+    def remove_unfinished(self, prefix: str, *, last: str) -> None:
+        """Removes the folders below ``prefix`` whose upload never finished; ``last`` is what a finished one holds.
+
+        For a place that one process writes to: in a bucket, the upload of another one looks the same.
+        """
+
+
+def checked_key(key: str) -> str:
+    """``key``, when it can be one.
+
+    Raises:
+        ArtifactError: for a path that leaves the storage, or a name of the storage's own.
+    """
+    path = checked_relative_path(key)
+    if any(part.startswith(HIDDEN) for part in path.parts):
+        raise ArtifactError(
+            f"The key {key!r} is not allowed.",
+            seen=f"a part that starts with {HIDDEN!r}",
+            expected="another name; these are the storage's own",
+            remedy="choose another name",
+        )
+    return key
 
 
 def local_root(uri: str) -> Path:
@@ -103,10 +144,9 @@ def local_root(uri: str) -> Path:
         raise InputError(
             f"The storage address {uri!r} cannot be used.",
             seen=f"scheme {scheme!r}" if scheme else "an empty address",
-            expected="a folder such as /data/registry, or file:///data/registry",
-            remedy="gs:// is not built yet: use a folder, for example a mounted volume" if scheme == "gs"
-            else "give the registry as a folder",
-        )  # fmt: skip
+            expected="a folder such as /data/registry, file:///data/registry, or gs://bucket/registry",
+            remedy="give a folder, or a bucket with a folder in it",
+        )
     if root.exists() and not root.is_dir():
         raise InputError(
             f"The storage address {uri!r} is a file.",

@@ -17,18 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunegate.contracts.errors import (
-    ArtifactError,
-    ConflictError,
-    OutputExistsError,
-    RunError,
-)
-from tunegate.contracts.files import checked_relative_path, sync_folder
+from tunegate.contracts.errors import ArtifactError, ConflictError, InputError, OutputExistsError, RunError
+from tunegate.contracts.files import sync_folder
 from tunegate.storage.copying import copy_checked, differences
-from tunegate.storage.interface import Blob, Source
+from tunegate.storage.interface import HIDDEN, Blob, Source, checked_key
 
-#: Names that start so belong to the storage itself, and are never keys.
-HIDDEN = ".tunegate-"
 _LOCK_NAME = f"{HIDDEN}lock"
 
 #: How far a modification time is advanced until the file system shows it as later: some keep microseconds or less.
@@ -44,6 +37,15 @@ class LocalStorage:
     @property
     def uri(self) -> str:
         return str(self.root)
+
+    def refuse_absent(self) -> None:
+        if not self.root.is_dir():
+            raise InputError(
+                f"The storage {self.root} does not exist.",
+                seen=f"no folder {self.root}",
+                expected="a folder that outlives this step",
+                remedy="on a cluster, mount a shared volume there; on this machine, create the folder",
+            )
 
     def read(self, key: str) -> Blob | None:
         with _reported(f"{key} could not be read from {self.root}."):
@@ -98,7 +100,7 @@ class LocalStorage:
         with _reported(f"{prefix} could not be uploaded to {self.root}."), contextlib.ExitStack() as stack:
             with self._locked():  # a new folder is never taken for an abandoned one
                 target.parent.mkdir(parents=True, exist_ok=True)
-                _remove_abandoned(target)
+                _remove_abandoned(target.parent, f"{target.name}-*")
                 partial = stack.enter_context(_held_folder(target))
             for name in sorted(files, key=lambda name: (name == last, name)):
                 copy_checked(files[name], partial / name)
@@ -133,16 +135,21 @@ class LocalStorage:
             partial.replace(folder)
             sync_folder(folder.parent)
 
+    def remove_folder(self, prefix: str, *, first: str) -> None:
+        target = self._path(prefix)
+        with _reported(f"{prefix} could not be removed from {self.root}."):
+            hidden = target.with_name(f"{HIDDEN}{target.name}-{secrets.token_hex(8)}")
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(hidden)  # gone at once, whatever happens to the rest
+                sync_folder(target.parent)
+                shutil.rmtree(hidden, ignore_errors=True)
+
+    def remove_unfinished(self, prefix: str, *, last: str) -> None:
+        with _reported(f"{prefix} could not be cleared in {self.root}."), self._locked():
+            _remove_abandoned(self._path(prefix), "*")
+
     def _path(self, key: str) -> Path:
-        path = checked_relative_path(key)
-        if any(part.startswith(HIDDEN) for part in path.parts):
-            raise ArtifactError(
-                f"The key {key!r} is not allowed.",
-                seen=f"a part that starts with {HIDDEN!r}",
-                expected="another name; these are the storage's own",
-                remedy="choose another name",
-            )
-        return self.root / path
+        return self.root / checked_key(key)
 
     def _generation(self, path: Path) -> int:
         try:
@@ -211,12 +218,12 @@ def _held_folder(target: Path) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Removes what killed uploads of ``target`` left behind."""
-    for folder in target.parent.glob(f"{HIDDEN}{target.name}-*"):
+def _remove_abandoned(parent: Path, pattern: str) -> None:
+    """Removes what killed uploads and removals left in ``parent``; ``pattern`` follows the hidden prefix."""
+    for folder in parent.glob(f"{HIDDEN}{pattern}"):
         try:
-            descriptor = os.open(folder, os.O_RDONLY)
-        except FileNotFoundError:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
             continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
