@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tunegate.pages.charts import Interval, histogram, interval_chart, line_chart
+from tunegate.pages.charts import Interval, heat_map, histogram, interval_chart, line_chart, stacked_bars
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, code, facts, link, paragraph, table
 
@@ -19,6 +19,8 @@ def everything(text: str) -> str:
         line_chart({text: [(0, 1.0), (1, 0.5), (2, float("nan"))]}, x=text, y="loss"),
         histogram({text: [1, 2, 2, 9]}, x="tokens", marks={text: 8}),
         interval_chart([Interval(text, 0.1, -0.05, 0.2, -0.1, "PASS")]),
+        heat_map({text: {0: 1, 1: 3}}, x=text, high=3),
+        stacked_bars({text: {text: 1.5}}, x=text, marks={text: 1}),
     ]
     parts = [table([text], [[text], [0.123456], [7]]), facts({text: text}), badge("FAIL"), paragraph(text), code(text)]
     return page(text, [Section(text, "".join([*parts, *charts]), text)], subtitle=text)
@@ -50,3 +52,45 @@ def test_no_data_is_said_and_not_drawn() -> None:
     assert "Nothing was recorded" in line_chart({"a": []}, x="x", y="y")
     assert "Nothing was counted" in histogram({"a": []}, x="x")
     assert "No comparison" in interval_chart([])
+    assert "Nothing was recorded" in heat_map({"a": {}}, x="layer", high=1)
+    assert "Nothing was counted" in stacked_bars({}, x="GB")
+
+
+def test_a_heat_map_shows_every_value_once_and_colours_it_by_its_size() -> None:
+    chart = heat_map({"q_proj": {0: 24, 1: 12}, "up_proj": {1: 0}}, x="layer", high=24)
+    cells = ElementTree.fromstring(chart).findall("rect")
+    assert [cell.find("title").text for cell in cells] == [  # type: ignore[union-attr]
+        "q_proj, layer 0: 24",
+        "q_proj, layer 1: 12",
+        "up_proj, layer 1: 0",
+    ]
+    assert [float(cell.attrib["fill-opacity"]) for cell in cells] == [1.0, 0.5, 0.0]
+    edges = [float(cell.attrib["x"]) for cell in cells]
+    assert edges[1] == edges[2] > edges[0]  # one column, one place
+
+
+@pytest.mark.parametrize("layers", [1, 126])
+def test_a_heat_map_is_well_formed_for_a_single_layer_and_for_the_largest_models(layers: int) -> None:
+    chart = heat_map({kind: dict.fromkeys(range(layers), 7) for kind in ("q_proj", "k_proj")}, x="layer", high=24)
+    assert len(ElementTree.fromstring(chart).findall("rect")) == 2 * layers
+    right = max(float(c.attrib["x"]) + float(c.attrib["width"]) for c in ElementTree.fromstring(chart).findall("rect"))
+    assert right <= 900
+
+
+def test_parts_of_a_bar_lie_end_to_end_in_proportion_and_have_one_colour_in_every_bar() -> None:
+    chart = stacked_bars({"kept": {"weights": 10, "activations": 30}, "twice": {"activations": 10}}, x="GB")
+    weights, kept, twice = ElementTree.fromstring(chart[chart.index("<svg") :]).findall("rect")
+    left, width = (lambda rect, name: float(rect.attrib[name])), 3 * float(weights.attrib["width"])
+    assert left(kept, "x") == pytest.approx(left(weights, "x") + left(weights, "width"), abs=0.02)
+    assert left(kept, "width") == pytest.approx(width, rel=0.001)
+    assert kept.attrib["fill"] == twice.attrib["fill"] != weights.attrib["fill"]
+    assert kept.find("title").text == "kept, activations: 30"  # type: ignore[union-attr]
+
+
+def test_marks_reach_to_the_first_that_no_bar_does_and_their_names_lie_apart() -> None:
+    marks = {"small": 10.0, "small too": 11.0, "large": 100.0, "larger": 1000.0}
+    chart = stacked_bars({"a": {"b": 50.0}}, x="GB", marks=marks)
+    texts = {t.text: t for t in ElementTree.fromstring(chart[chart.index("<svg") :]).findall("text")}
+    assert "large" in texts
+    assert "larger" not in texts
+    assert texts["small"].attrib["y"] != texts["small too"].attrib["y"]

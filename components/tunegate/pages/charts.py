@@ -1,4 +1,7 @@
-"""Charts as inline SVG: lines, histograms and intervals. Numbers are rounded so that equal data gives equal bytes."""
+"""Charts as inline SVG: lines, histograms, intervals, heat maps, stacked bars.
+
+Numbers are rounded: equal data gives equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,12 @@ from dataclasses import dataclass
 from tunegate.pages.parts import escape
 
 _COLOURS = ("#2f6fbb", "#c8641f", "#2f8f5b", "#8a4fb0", "#a33b52")
+#: For many parts of one whole: dark and light ones take turns.
+_PART_COLOURS = (
+    "#2f6fbb", "#e0a458", "#2f8f5b", "#b58bd0", "#a33b52", "#7fb8d8", "#8c6d46", "#9ac28a", "#5b4b8a", "#c9c2b2",
+)  # fmt: skip
+#: Keeps text legible where a line passes behind it.
+_HALO = "paint-order:stroke;stroke:var(--ground);stroke-width:4px"
 _TONES = {"PASS": "#1f7a4d", "FAIL": "#b3261e", "INCONCLUSIVE": "#b07a10"}
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 300, 84, 42, 12, 16
 
@@ -46,9 +55,9 @@ def _ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [round(first + i * step, 10) for i in range(int((high - first) / step + 1e-9) + 1)]
 
 
-def _legend(names: Sequence[str]) -> str:
+def _legend(names: Sequence[str], colours: Sequence[str] = _COLOURS) -> str:
     items = (
-        f'<span><i style="background:{_COLOURS[i % len(_COLOURS)]}"></i>{escape(n)}</span>' for i, n in enumerate(names)
+        f'<span><i style="background:{colours[i % len(colours)]}"></i>{escape(n)}</span>' for i, n in enumerate(names)
     )
     return f'<div class="legend">{"".join(items)}</div>'
 
@@ -163,3 +172,124 @@ def interval_chart(intervals: Sequence[Interval]) -> str:
             f'y1="{y - 15}" y2="{y + 15}"/>'
         )
     return _svg("".join(body), "estimates with confidence bounds and thresholds", height)
+
+
+def heat_map(values: Mapping[str, Mapping[int, float]], *, x: str, high: float) -> str:
+    """A coloured cell for every value, with the number in it where there is room, and always as its tooltip.
+
+    Args:
+        values: name of a row → number of a column → value from 0 to ``high``; an absent column leaves a gap.
+        x: what the columns are.
+        high: the value of the fullest colour.
+    """
+    columns = sorted({column for row in values.values() for column in row})
+    if not columns:
+        return '<p class="note">Nothing was recorded.</p>'
+    left, row_height = 110, 28
+    bottom = _TOP + row_height * len(values)
+    scale = _Scale(columns[0], columns[-1] + 1, left, _WIDTH - _RIGHT)
+    body = []
+    for place, (name, row) in enumerate(values.items()):
+        top = _TOP + place * row_height
+        body.append(f'<text class="ink" x="{left - 8}" y="{top + 18}" text-anchor="end">{escape(name)}</text>')
+        body += [_cell(row[c], high, scale(c), top, scale(c + 1), row_height, f"{name}, {x} {c}") for c in sorted(row)]
+    for value in _ticks(columns[0], columns[-1], 12):
+        if value == int(value):
+            middle = round((scale(value) + scale(value + 1)) / 2, 2)
+            body.append(f'<text x="{middle}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+    body.append(f'<text x="{(left + _WIDTH - _RIGHT) / 2}" y="{bottom + 34}" text-anchor="middle">{escape(x)}</text>')
+    return _svg("".join(body), f"a value of each {x}", bottom + 42)
+
+
+def _cell(value: float, high: float, left: float, top: float, right: float, height: float, name: str) -> str:
+    """One cell of a heat map: the lighter the colour, the lower the value; an empty frame is 0."""
+    share = min(max(value / (high or 1.0), 0.0), 1.0)
+    width = round(right - left - 1, 2)
+    cell = (
+        f'<rect x="{left}" y="{top}" width="{width}" height="{height - 2}" rx="2" fill="{_COLOURS[0]}" '
+        f'fill-opacity="{round(share, 3):g}" stroke="{_COLOURS[0]}" stroke-opacity=".35">'
+        f"<title>{escape(name)}: {escape(value)}</title></rect>"
+    )
+    label = escape(value)
+    if width < 7 * len(label) + 6:
+        return cell
+    tone = ' style="fill:#fff"' if share > 0.55 else ' class="ink"'
+    return cell + f'<text{tone} x="{round((left + right) / 2, 2)}" y="{top + 17}" text-anchor="middle">{label}</text>'
+
+
+def stacked_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, marks: Mapping[str, float] | None = None) -> str:
+    """A bar a name, made of its parts; the number of a part is its tooltip, and in it where there is room.
+
+    Args:
+        bars: name of a bar → name of a part → length, from 0 on; equal parts have one colour.
+        x: what the lengths are, with their unit.
+        marks: vertical lines with a name, up to the first that no bar reaches.
+    """
+    sums = {name: sum(parts.values()) for name, parts in bars.items()}
+    if not any(sums.values()):
+        return '<p class="note">Nothing was counted.</p>'
+    longest = max(sums.values())
+    ordered = sorted((marks or {}).items(), key=lambda item: item[1])
+    beyond = next((value for _, value in ordered if value >= longest), longest)
+    scale = _Scale(0, beyond * 1.04, 8, _WIDTH - _RIGHT)
+    parts = list(dict.fromkeys(part for found in bars.values() for part in found))
+    places = _label_rows([(name, scale(value)) for name, value in ordered if value <= scale.high])
+    top, row = 16 * (max((line for _, _, line in places), default=-1) + 1) + 10, 58
+    bottom = top + row * len(bars)
+    body = []
+    for value in _ticks(0, scale.high, 8):
+        body.append(f'<line class="axis" x1="{scale(value)}" x2="{scale(value)}" y1="{top}" y2="{bottom}"/>')
+        body.append(f'<text x="{scale(value)}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
+    for place, (name, found) in enumerate(bars.items()):
+        y, start = top + place * row, 0.0
+        for part, length in found.items():
+            ends = scale(start), scale(start + length)
+            body.append(_part(f"{name}, {part}", length, *ends, y + 22, parts.index(part)))
+            start += length
+    body += [_mark(name, at, 12 + 16 * line, bottom) for name, at, line in places]
+    for place, name in enumerate(bars):
+        told = f"{escape(name)}: {escape(sums[name])}"
+        body.append(f'<text class="ink" style="{_HALO}" x="8" y="{top + place * row + 16}">{told}</text>')
+    body.append(f'<text x="{_WIDTH / 2:g}" y="{bottom + 34}" text-anchor="middle">{escape(x)}</text>')
+    return _legend(parts, _PART_COLOURS) + _svg("".join(body), f"parts of {x}", bottom + 42)
+
+
+def _label_rows(labels: Sequence[tuple[str, float]]) -> list[tuple[str, float, int]]:
+    """(name, place, row): each label below those to its left that reach it, so that no line crosses them."""
+    placed: list[tuple[str, float, int]] = []
+    for name, at in labels:
+        above = [line for other, place, line in placed if _label_left(other, place) + _label_width(other) > at]
+        if (left := _label_left(name, at)) < at:
+            above += [line for _, place, line in placed if place >= left]
+        placed.append((name, at, max(above, default=-1) + 1))
+    return placed
+
+
+def _label_width(name: str) -> float:
+    return 7.0 * len(name) + 10
+
+
+def _label_left(name: str, at: float) -> float:
+    """Beside its line, to the right where there is room."""
+    width = _label_width(name)
+    return at + 4 if at + width < _WIDTH else at - width
+
+
+def _mark(name: str, at: float, high: float, bottom: float) -> str:
+    """A line with its name at the top."""
+    line = f'<line stroke="#b3261e" stroke-dasharray="5 4" x1="{at}" x2="{at}" y1="{high - 10}" y2="{bottom}"/>'
+    return line + f'<text style="{_HALO}" x="{round(_label_left(name, at), 2)}" y="{high}">{escape(name)}</text>'
+
+
+def _part(name: str, length: float, left: float, right: float, top: float, place: int) -> str:
+    """One part of a stacked bar."""
+    width = round(right - left, 2)
+    drawn = (
+        f'<rect x="{left}" y="{top}" width="{width}" height="28" fill="{_PART_COLOURS[place % len(_PART_COLOURS)]}">'
+        f"<title>{escape(name)}: {escape(length)}</title></rect>"
+    )
+    label = escape(length)
+    if width < 7 * len(label) + 6:
+        return drawn
+    middle, tone = round((left + right) / 2, 2), "#1c2330" if place % 2 else "#fff"
+    return drawn + f'<text style="fill:{tone}" x="{middle}" y="{top + 18}" text-anchor="middle">{label}</text>'
