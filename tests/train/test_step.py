@@ -15,12 +15,15 @@ from tunegate.contracts.settings import parse_settings
 from tunegate.models.chat import render
 from tunegate.models.files import tokenizer_files
 from tunegate.models.load import load_causal_lm, load_tokenizer
+from tunegate.train.hold import Held
 from tunegate.train.model import four_bit, load_base
 from tunegate.train.settings import TrainSettings
 from tunegate.train.step import _refuse_divergence, run
 from tunegate.train.trainer import build_trainer
 
 torch = pytest.importorskip("torch")
+
+HELD = Held(gradient_checkpointing=False, optim="adamw_torch", reason="")
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +46,15 @@ def test_step_zero_of_training_is_the_base_itself(
     base = load_base(tiny_base, settings)
     with torch.no_grad():
         expected = base(ids).logits.clone()
-    trainer = build_trainer(base, load_tokenizer(tiny_base), tiny_dataset, settings, scratch=tmp_path)
+    trainer = build_trainer(base, load_tokenizer(tiny_base), tiny_dataset, settings, HELD, scratch=tmp_path)
     with torch.no_grad():
         assert torch.equal(trainer.model(ids).logits, expected)
 
 
 def test_only_the_completion_carries_labels(tiny_base: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny_base)
-    trainer = build_trainer(
-        load_causal_lm(tiny_base),
-        tokenizer,
-        tiny_dataset,
-        TrainSettings(method="lora", max_length=256),
-        scratch=tmp_path,
-    )
+    settings = TrainSettings(method="lora", max_length=256)
+    trainer = build_trainer(load_causal_lm(tiny_base), tokenizer, tiny_dataset, settings, HELD, scratch=tmp_path)
     rows = [json.loads(line) for line in (tiny_dataset / "train.jsonl").read_text("utf-8").splitlines()]
     for row, example in zip(rows, trainer.train_dataset, strict=True):
         labelled = [token for token in example["labels"] if token != -100]
@@ -130,12 +128,12 @@ def test_a_target_that_fits_no_module_is_refused_before_training(
 
 
 def test_a_loss_that_is_no_number_is_a_failed_run_and_names_the_step() -> None:
-    history = [{"step": 1.0, "loss": 1.5}, {"step": 2.0, "loss": float("nan")}]
+    log = [{"step": 1.0, "loss": 1.5}, {"step": 2.0, "loss": float("nan")}]
     with pytest.raises(RunError, match="diverged") as caught:
-        _refuse_divergence(history, 1.0)
-    assert caught.value.items == ("step 2: loss nan",)
+        _refuse_divergence(log, TrainSettings())
+    assert "step 2 is nan" in caught.value.seen
     with pytest.raises(RunError, match="diverged"):
-        _refuse_divergence(history[:1], float("inf"))
+        _refuse_divergence([{"step": 0.0, "eval_loss": float("inf")}], TrainSettings())
 
 
 def test_a_tied_output_head_is_no_target_because_it_could_not_be_merged(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ def produce(
     parents: Mapping[str, str],
     settings: Mapping[str, Any],
     build: Callable[[Path], None],
+    volatile: Iterable[str] = (),
 ) -> Manifest:
     """Builds an artifact folder at ``output``.
 
     ``build`` fills ``<output>.partial``; the manifest is written into it and the folder is renamed, so ``output`` is
     complete whenever it exists. The same work that is there already is verified and kept. A killed attempt is replaced.
+
+    Args:
+        volatile: files that tell of the run and are left out of the content digest, where ``build`` writes any.
 
     Raises:
         OutputExistsError: when ``output`` exists and was made from other inputs or settings, or by something else.
@@ -41,7 +45,7 @@ def produce(
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    manifest = write_manifest(partial, kind=kind, parents=parents, settings=settings)
+    manifest = write_manifest(partial, kind=kind, parents=parents, settings=settings, volatile=volatile)
     if output.exists():  # an empty folder that an orchestrator made beforehand
         output.rmdir()
     partial.rename(output)

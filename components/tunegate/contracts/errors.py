@@ -13,7 +13,8 @@
     │   ├── OutputExistsError         the output is there already, made from something else
     │   └── PolicyError               a gate policy that cannot be judged
     ├── RunError                  1   the work itself failed; running again may help
-    │   └── ConflictError             somebody else moved the object in between
+    │   ├── ConflictError             somebody else moved the object in between
+    │   └── Interrupted           75  asked to stop; the same command goes on where it was
     └── GateRefused               3   the gate said no: FAIL or INCONCLUSIVE
 """
 
@@ -118,6 +119,12 @@ class RunError(TunegateError):
 
 class ConflictError(RunError):
     """A compare-and-swap lost: the object changed since it was read."""
+
+
+class Interrupted(RunError):
+    """The run was asked to stop, and did at a place from which it can go on: try again (EX_TEMPFAIL of sysexits.h)."""
+
+    exit_code = 75
 
 
 class GateRefused(TunegateError):

@@ -63,6 +63,8 @@ class Manifest:
         tools: distribution → version of what made it.
         image: the container image it was made in, empty on a plain machine; not part of any digest.
         created: UTC time, not part of any digest.
+        volatile: files that tell of the run, such as its timings; verified like all others, and not part of the content
+            digest.
     """
 
     kind: str
@@ -73,12 +75,13 @@ class Manifest:
     tools: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
     created: str = ""
+    volatile: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
     def content_digest(self) -> str:
-        """The name of these bytes: sha256 over the kind and the sorted file entries."""
-        return content_digest(self.kind, self.files)
+        """The name of these bytes: sha256 over the kind and the sorted file entries, volatile ones left out."""
+        return content_digest(self.kind, [entry for entry in self.files if entry.path not in self.volatile])
 
     @property
     def work_digest(self) -> str:
@@ -129,7 +132,9 @@ def _entries(folder: Path, names: Iterable[str]) -> tuple[FileEntry, ...]:
     return tuple(FileEntry(name, (folder / name).stat().st_size, sha256_file(folder / name)) for name in names)
 
 
-def write_manifest(folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> Manifest:
+def write_manifest(
+    folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any], volatile: Iterable[str] = ()
+) -> Manifest:
     """Hashes what lies in ``folder`` and writes its manifest, last and atomically."""
     manifest = Manifest(
         kind=kind,
@@ -140,6 +145,7 @@ def write_manifest(folder: Path, *, kind: str, parents: Mapping[str, str], setti
         tools=tool_versions(),
         image=image_reference(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        volatile=tuple(sorted(volatile)),
     )
     write_atomically(folder / MANIFEST_NAME, pretty_json(manifest.to_json()))
     return manifest
@@ -163,7 +169,7 @@ def read_manifest(folder: Path) -> Manifest:
         document = json.loads(path.read_text("utf-8"))
         stated = document.pop("content_digest")
         files = tuple(sorted(FileEntry(**entry) for entry in document.pop("files")))
-        manifest = Manifest(files=files, **document)
+        manifest = Manifest(files=files, volatile=tuple(document.pop("volatile", ())), **document)
         for entry in files:
             checked_relative_path(entry.path)
     except (ValueError, TypeError, KeyError, AttributeError) as error:

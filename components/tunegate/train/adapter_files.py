@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ def save_adapter(model: Any, folder: Path, *, base_model: Path, base_digest: str
     PEFT's configuration names the base by its path and lists target modules in the order of a set: both would make
     equal adapters differ, so the base is named by its digest and lists are sorted. The model card is left out.
     """
-    model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    with warnings.catch_warnings():
+        if model.active_peft_config.peft_type == "ADALORA":  # a module without a rank is no shard that was not gathered
+            warnings.filterwarnings("ignore", message=r".*LoRA tensor\(s\) have invalid shape")
+        model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text("utf-8"))

@@ -19,6 +19,7 @@ def launch(
     settings: Mapping[str, Any],
     *,
     base_model: str,
+    checkpoint_uri: str,
     dataset: KfpArtifact,
     adapter: KfpArtifact,
     page: KfpArtifact,
@@ -27,5 +28,12 @@ def launch(
     """Runs the step at ``adapter.path``."""
     parsed = parse_settings(TrainSettings, settings, where="recipe.train")
     base, rows = resolve_model(base_model), Path(dataset.path)
-    manifest = run(parsed, base_model=base, dataset=rows, output=Path(adapter.path))
+    manifest = run(
+        parsed,
+        base_model=base,
+        dataset=rows,
+        output=Path(adapter.path),
+        checkpoint_uri=checkpoint_uri,
+        keep_last="://" in getattr(adapter, "uri", ""),  # KFP uploads the artifact when this process has ended
+    )
     publish(manifest, artifact=adapter, page=page, metrics=metrics)

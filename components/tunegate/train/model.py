@@ -34,7 +34,13 @@ class FourBit:
 
 
 def load_base(folder: Path, settings: TrainSettings) -> Any:
-    """The frozen base as the method wants it: as stored, or in NF4 (QLoRA, arXiv:2305.14314)."""
+    """The base as the method wants it: in 16 bits, in NF4 (QLoRA, arXiv:2305.14314), or in float32 to be trained.
+
+    Full fine-tuning holds float32 masters unless ``dtype`` says otherwise: AdamW's steps at its learning rates are
+    smaller than what bfloat16 can add to a weight. On a GPU the computation is in bfloat16 all the same.
+    """
+    if settings.method == "full" and settings.dtype == "auto":
+        return load_causal_lm(folder, dtype="float32")
     if settings.method != "qlora":
         return load_causal_lm(folder, dtype=settings.dtype)
     from transformers import BitsAndBytesConfig

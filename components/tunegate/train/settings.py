@@ -7,23 +7,54 @@ from dataclasses import dataclass
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import setting
 
-#: Methods that train an adapter on a frozen base.
-METHODS = ("lora", "qlora")
+#: lora, qlora and adalora train an adapter on a frozen base; full trains the base itself.
+METHODS = ("lora", "qlora", "adalora", "full")
 
 
 @dataclass(frozen=True)
 class TrainSettings:
     """Fine-tuning with TRL's SFTTrainer and PEFT; the names are theirs."""
 
-    method: str = setting("qlora", choices=METHODS, help="lora: 16-bit base; qlora: base in 4-bit NF4")
-    r: int = setting(16, minimum=1, help="rank of the adapter; 32–64 for complex or multilingual data")
+    method: str = setting(
+        "qlora",
+        choices=METHODS,
+        help="lora: adapter on a 16-bit base; qlora: on a base in 4-bit NF4; adalora: ranks allocated while training; "
+        "full: every weight",
+    )
+    r: int = setting(
+        16,
+        minimum=1,
+        help="rank of the adapter, 32–64 for complex or multilingual data; adalora: the average rank left",
+    )
     lora_alpha: int = setting(32, minimum=1, help="the update is scaled by lora_alpha / r; 2 r is usual")
     lora_dropout: float = setting(0.0, minimum=0, maximum=0.9, help="dropout on the adapter's input")
     use_rslora: bool = setting(False, help="scale by lora_alpha / sqrt(r) instead (arXiv:2312.03732)")
     target_modules: tuple[str, ...] = setting(
         ("all-linear",), help="names of the linear modules to adapt; 'all-linear' is every one but the output head"
     )
-    learning_rate: float = setting(2e-4, exclusive_minimum=0, help="peak learning rate; 1e-4 to 2e-4 for adapters")
+    init_r: int = setting(24, minimum=1, help="adalora: rank of every layer before pruning; above r (arXiv:2303.10512)")
+    tinit: int | None = setting(
+        None, minimum=0, unit="optimizer steps", help="adalora: steps before pruning starts; none: a tenth of the run"
+    )
+    tfinal: int | None = setting(
+        None,
+        minimum=0,
+        unit="optimizer steps",
+        help="adalora: last steps, with fixed ranks; none: three tenths of the run",
+    )
+    deltaT: int = setting(  # noqa: N815 - PEFT's and the paper's name
+        1, minimum=1, unit="optimizer steps", help="adalora: steps from one pruning to the next"
+    )
+    beta1: float = setting(
+        0.85, exclusive_minimum=0, maximum=0.999, help="adalora: smoothing of the sensitivity |θ·∂L/∂θ|"
+    )
+    beta2: float = setting(0.85, exclusive_minimum=0, maximum=0.999, help="adalora: smoothing of its uncertainty")
+    orth_reg_weight: float = setting(
+        0.5, minimum=0, help="adalora: weight of ‖PᵀP−I‖² + ‖QQᵀ−I‖² in the loss, averaged over the adapted layers"
+    )
+    learning_rate: float = setting(
+        2e-4, exclusive_minimum=0, help="peak learning rate; 1e-4 to 2e-4 for adapters, 1e-5 to 2e-5 for full"
+    )
     lr_scheduler_type: str = setting(
         "cosine", choices=("cosine", "linear", "constant", "constant_with_warmup"), help="how the rate falls"
     )
@@ -36,10 +67,21 @@ class TrainSettings:
     gradient_accumulation_steps: int = setting(1, minimum=1, help="forward passes for one optimizer step")
     max_length: int = setting(1024, minimum=8, unit="tokens", help="rows are cut to this length")
     evaluations_per_run: int = setting(4, minimum=1, help="how often the validation loss is computed, beside the start")
-    gradient_checkpointing: bool = setting(True, help="recompute activations to save memory; slower")
-    optim: str = setting(
-        "adamw_torch", choices=("adamw_torch", "paged_adamw_32bit", "paged_adamw_8bit"), help="the optimizer"
+    gradient_checkpointing: bool | None = setting(
+        None, help="recompute activations to save memory, slower by a third; none: when the memory plan says so"
     )
+    optim: str = setting(
+        "auto",
+        choices=("auto", "adamw_torch", "adamw_torch_fused", "paged_adamw_32bit", "paged_adamw_8bit"),
+        help="the optimizer; auto: AdamW, fused where the device has it, paged only when the memory plan says so",
+    )
+    on_divergence: str = setting(
+        "report", choices=("report", "stop"), help="what to do when the loss runs away early: say so, or end the run"
+    )
+    checkpoint_seconds: float = setting(
+        600.0, minimum=0, unit="seconds", help="how often a checkpoint is written, where the run has a checkpoint_uri"
+    )
+    report_to: tuple[str, ...] = setting((), help="trackers to report to as well: tensorboard, mlflow")
     dtype: str = setting(
         "auto",
         choices=("auto", "float32", "bfloat16"),
