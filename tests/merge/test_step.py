@@ -178,7 +178,7 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
     [
         (lambda p: edit_config(p, modules_to_save=["lm_head"]), "modules_to_save"),
         (lambda p: edit_config(p, use_dora=True), "use_dora"),
-        (lambda p: edit_config(p, peft_type="ADALORA"), "ADALORA"),
+        (lambda p: edit_config(p, peft_type="LOHA"), "LOHA"),
         (lambda p: edit_config(p, init_lora_weights="pissa"), "pissa"),
         (lambda p: edit_config(p, r=5), "shapes differ"),
         (lambda p: edit_config(p, some_future_option={"a": 1}), "some_future_option"),
@@ -191,7 +191,7 @@ FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
         (lambda p: edit_tensors(p, lambda t: {k: v * float("nan") for k, v in t.items()}), "no number"),
         (lambda p: (p / "adapter_model.safetensors").rename(p / "adapter_model.bin"), "adapter_model.bin"),
     ],
-    ids=["modules_to_save", "dora", "adalora", "pissa", "rank",
+    ids=["modules_to_save", "dora", "loha", "pissa", "rank",
          "unknown option", "no object", "rank zero", "unknown module", "stray key", "half a pair",
          "changes nothing", "not finite", "pickle"],
 )  # fmt: skip

@@ -8,29 +8,56 @@ from tunegate.merge.weights import MergedModule
 from tunegate.pages.charts import line_chart
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import facts, table
+from tunegate.tensors.tuned import TensorChange
+
+_CHANGED = "Changed: share of the elements that differ after the one cast to the output's dtype."
 
 
 def merge_page(summary: Mapping[str, object], modules: Sequence[MergedModule]) -> str:
     """How much of each weight changed, in the order of the model."""
-    kinds: dict[str, list[tuple[float, float]]] = {}
-    for module in modules:
-        name, layer = _kind_and_layer(module.weight)
-        kinds.setdefault(name, []).append((float(layer), module.relative_change))
-    curves = {name: sorted(points) for name, points in sorted(kinds.items())}
-    attention = {n: p for n, p in curves.items() if n in ("q_proj", "k_proj", "v_proj", "o_proj")}
-    others = {n: p for n, p in curves.items() if n not in attention}
-    rows = [(m.weight, m.rank, m.relative_change, f"{m.changed / m.elements:.1%}") for m in modules]
-    sections = [Section("The merge", facts(summary))]
-    if attention:
-        sections.append(Section("Attention", line_chart(attention, x="layer", y="‖ΔW‖ / ‖W‖")))
-    if others:
-        sections.append(Section("Other modules", line_chart(others, x="layer", y="‖ΔW‖ / ‖W‖")))
-    note = "Changed: share of the elements that differ after the one cast to the output's dtype."
-    sections.append(Section("Every pair", table(["weight", "rank", "‖ΔW‖ / ‖W‖", "changed"], rows), note))
+    rows = [(m.weight, m.rank, m.relative_change, _share(m)) for m in modules]
+    listed = Section("Every pair", table(["weight", "rank", "‖ΔW‖ / ‖W‖", "changed"], rows), _CHANGED)
+    sections = [Section("The merge", facts(summary)), *_curves(modules), listed]
     return page("Merge", sections, subtitle="W = W0 + (alpha / r) · B · A, added in float32 and cast once")
 
 
-def _kind_and_layer(weight: str) -> tuple[str, int]:
-    parts = weight.removesuffix(".weight").split(".")
+def full_page(summary: Mapping[str, object], changes: Sequence[TensorChange]) -> str:
+    """How much of each weight full fine-tuning changed, in the order of the model."""
+    rows = [(c.weight, c.relative_change, _share(c)) for c in changes]
+    listed = Section("Every tensor", table(["weight", "‖ΔW‖ / ‖W‖", "changed"], rows), _CHANGED)
+    sections = [Section("The weights", facts(summary)), *_curves(changes), listed]
+    return page(
+        "Merge", sections, subtitle="full fine-tuning: the tuned weights, cast once; there is no adapter to add"
+    )
+
+
+def _share(change: MergedModule | TensorChange) -> str:
+    return f"{change.changed / max(change.elements, 1):.1%}"
+
+
+def _curves(changes: Sequence[MergedModule] | Sequence[TensorChange]) -> list[Section]:
+    """Charts of the tensors in the layers, few enough curves in each to tell them apart."""
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for change in changes:
+        kind, layer = _kind_and_layer(change.weight)
+        if layer is not None:
+            points = charts.setdefault(_chart(kind), {}).setdefault(kind, [])
+            points.append((float(layer), change.relative_change))
+    curves = {name: {kind: sorted(lines[kind]) for kind in sorted(lines)} for name, lines in sorted(charts.items())}
+    return [Section(name, line_chart(lines, x="layer", y="‖ΔW‖ / ‖W‖")) for name, lines in curves.items()]
+
+
+def _chart(kind: str) -> str:
+    if kind in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        return "Attention"
+    if kind.endswith(".bias"):
+        return "Biases"
+    return "Normalization" if "norm" in kind else "Other modules"
+
+
+def _kind_and_layer(tensor: str) -> tuple[str, int | None]:
+    """``model.layers.3.self_attn.q_proj.weight`` → q_proj and 3; None for what is in no layer."""
+    parts = tensor.removesuffix(".weight").split(".")
     numbers = [int(part) for part in parts if part.isdigit()]
-    return parts[-1], numbers[0] if numbers else 0
+    kind = ".".join(parts[-2:]) if parts[-1] == "bias" else parts[-1]
+    return kind, numbers[0] if numbers else None

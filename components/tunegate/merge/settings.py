@@ -15,7 +15,7 @@ class MergeSettings:
         "dequantized",
         choices=("dequantized", "original"),
         help="for modules that were 4-bit in training: their NF4 round trip, or the original weights; others are "
-        "always the original",
+        "always the original; full fine-tuning has nothing to add and takes no notice",
     )
     dtype: str = setting(
         "auto",

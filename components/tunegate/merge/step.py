@@ -1,8 +1,8 @@
-"""Merges a LoRA or QLoRA adapter into a 16-bit base."""
+"""Merges an adapter into a 16-bit base, or takes over the weights of full fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.merge.companions import copy_companions, refuse_other_vocabulary
-from tunegate.merge.page import merge_page
+from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
+from tunegate.merge.page import full_page, merge_page
 from tunegate.merge.settings import MergeSettings
 from tunegate.merge.weights import merge_shards
 from tunegate.models.files import check_model_folder
@@ -23,6 +24,9 @@ from tunegate.tensors.shards import model_specs
 
 TRAINING_NAME = "training.json"
 
+#: How ``training.json`` names the method that leaves a whole model instead of an adapter.
+FULL = "full"
+
 
 def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Path) -> Manifest:
     """Merges and writes the ``merged`` artifact: a complete model folder.
@@ -30,7 +34,7 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
     Args:
         settings: which base and dtype.
         base_model: the original 16-bit model folder.
-        adapter: an ``adapter`` artifact, or a plain folder in PEFT's format.
+        adapter: an ``adapter`` artifact, of full fine-tuning too, or a plain folder in PEFT's format.
         output: where the artifact will be.
 
     Raises:
@@ -47,19 +51,45 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
     parents = {"base": input_digest(base_model), "adapter": input_digest(adapter)}
     document = settings_document(settings)
     refuse_foreign_output(output, kind="merged", parents=parents, settings=document)
+    build = _builder(settings, base_model, adapter, parents["base"])
+    return produce(output, kind="merged", parents=parents, settings=document, build=build)
+
+
+def _builder(settings: MergeSettings, base_model: Path, adapter: Path, base_digest: str) -> Callable[[Path], None]:
+    """What writes the artifact: everything that can be refused from headers and configurations is, here."""
+    training = _read_training(adapter / TRAINING_NAME) if (adapter / TRAINING_NAME).is_file() else None
+    if training is not None and training.get("method") == FULL:
+        _refuse_other_base(adapter, training, base_digest)
+        sources = tuned_sources(base_model, adapter)
+        refuse_other_vocabulary(base_model, adapter)
+        return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
     pairs = read_pairs(adapter, model_specs(base_model))
     refuse_other_vocabulary(base_model, adapter)
-    four_bit = _four_bit(settings, adapter, parents["base"])
-    return produce(
-        output,
-        kind="merged",
-        parents=parents,
-        settings=document,
-        build=lambda folder: _build(folder, settings, base_model, adapter, pairs, four_bit),
-    )
+    four_bit = _four_bit(settings, adapter, training, base_digest)
+    return lambda folder: _build_merge(folder, settings, base_model, adapter, pairs, four_bit)
 
 
-def _build(
+def _build_full(
+    folder: Path, settings: MergeSettings, base_model: Path, adapter: Path, sources: Mapping[str, tuple[Path, str]]
+) -> None:
+    say("merge", "full fine-tuning: its weights are taken over, there is no adapter to add")
+    changes = take_over(base_model, sources, folder, dtype=settings.dtype)
+    summary = {
+        "tuned_tensors": len(changes),
+        "merge_base": MERGE_BASE,
+        "changed_share": sum(c.changed for c in changes) / sum(c.elements for c in changes),
+    }
+    report = {
+        "schema_version": 1,
+        "merge_base": MERGE_BASE,
+        "round_tripped_modules": 0,
+        "companions": copy_companions(base_model, adapter, folder, dtype=settings.dtype),
+        "tensors": [asdict(change) for change in changes],
+    }
+    _write_documents(folder, report, summary, full_page(summary, changes))
+
+
+def _build_merge(
     folder: Path,
     settings: MergeSettings,
     base_model: Path,
@@ -83,19 +113,24 @@ def _build(
         "round_tripped_modules": report["round_tripped_modules"],
         "changed_share": sum(m.changed for m in modules) / sum(m.elements for m in modules),
     }
+    _write_documents(folder, report, summary, merge_page(summary, modules))
+
+
+def _write_documents(folder: Path, report: Mapping[str, Any], summary: Mapping[str, Any], page: str) -> None:
     (folder / "merge.json").write_bytes(pretty_json(report))
     (folder / "summary.json").write_bytes(pretty_json(summary))
-    (folder / "page.html").write_text(merge_page(summary, modules), "utf-8")
+    (folder / "page.html").write_text(page, "utf-8")
 
 
-def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[str, Any] | None:
+def _four_bit(
+    settings: MergeSettings, adapter: Path, training: Mapping[str, Any] | None, base_digest: str
+) -> dict[str, Any] | None:
     """How the base was held in training, when the merge must reproduce it.
 
     Raises:
         AdapterError: when that is not known, or the adapter was trained on another base.
     """
-    path = adapter / TRAINING_NAME
-    if not path.is_file():
+    if training is None:
         if settings.merge_base == "original":
             return None
         raise AdapterError(
@@ -104,7 +139,12 @@ def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[
             expected="the 4-bit modules, block size and dtype, to reproduce the weights that the adapter saw",
             remedy="set merge_base: original",
         )
-    training = _read_training(path)
+    _refuse_other_base(adapter, training, base_digest)
+    four_bit: dict[str, Any] | None = training["four_bit"]
+    return four_bit if settings.merge_base == "dequantized" else None
+
+
+def _refuse_other_base(adapter: Path, training: Mapping[str, Any], base_digest: str) -> None:
     if training["base_digest"] != base_digest:
         raise AdapterError(
             f"The adapter in {adapter} was trained on another base.",
@@ -112,8 +152,6 @@ def _four_bit(settings: MergeSettings, adapter: Path, base_digest: str) -> dict[
             expected=f"base {training['base_digest'][:12]}, which its training.json names",
             remedy="give the same base (same files, byte for byte) to train and merge",
         )
-    four_bit: dict[str, Any] | None = training["four_bit"]
-    return four_bit if settings.merge_base == "dequantized" else None
 
 
 def _read_training(path: Path) -> dict[str, Any]:

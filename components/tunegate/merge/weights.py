@@ -9,15 +9,19 @@ from typing import Any
 
 from tunegate.contracts.errors import AdapterError, ModelError
 from tunegate.contracts.progress import Progress
-from tunegate.tensors.lora import ADAPTER_WEIGHTS, LoraPair, delta_rows
+from tunegate.tensors.lora import ADAPTER_WEIGHTS, LoraPair, delta_rows, read_factors
 from tunegate.tensors.nf4 import round_trip
-from tunegate.tensors.shards import ShardWriter, TensorSpec, read_specs, row_blocks, shard_names, write_index
-
-#: The float32 size of a row block: what bounds the memory of a merge, whatever the model's size.
-BLOCK_BYTES = 64 << 20
-
-_SAFETENSORS_NAMES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-_FLOATS = ("BF16", "F16", "F32")
+from tunegate.tensors.shards import (
+    BLOCK_BYTES,
+    ShardWriter,
+    TensorSpec,
+    cast_spec,
+    read_specs,
+    row_blocks,
+    shard_names,
+    torch_dtype,
+    write_index,
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def merge_shards(
     with safe_open(str(adapter / ADAPTER_WEIGHTS), framework="pt") as lora:
         for name in names:
             sources = read_specs(base / name)
-            shards[name] = {t: _output_spec(spec, dtype) for t, spec in sources.items()}
+            shards[name] = {t: cast_spec(spec, dtype) for t, spec in sources.items()}
             with safe_open(str(base / name), framework="pt") as shard, ShardWriter(output / name, shards[name]) as out:
                 for tensor, spec in sources.items():
                     source = _source(shard, tensor, spec, four_bit if tensor in round_tripped else None)
@@ -84,12 +88,6 @@ def merge_shards(
     write_index(output, shards)
     _refuse_empty_merge(merged, pairs)
     return merged
-
-
-def _output_spec(spec: TensorSpec, dtype: str) -> TensorSpec:
-    if dtype == "auto" or spec.dtype not in _FLOATS:
-        return spec
-    return TensorSpec(_SAFETENSORS_NAMES[dtype], spec.shape)
 
 
 def _source(shard: Any, tensor: str, spec: TensorSpec, four_bit: Mapping[str, Any] | None) -> Any:
@@ -110,11 +108,10 @@ def _write_tensor(
 ) -> MergedModule | None:
     import torch
 
-    kinds = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-    cast_to = kinds.get(target.dtype)
+    cast_to = torch_dtype(target.dtype)
     rows = spec.shape[0] if spec.shape else 1
     float32_row_bytes = 4 * spec.elements // max(rows, 1)
-    a, b = (lora.get_tensor(pair.a), lora.get_tensor(pair.b)) if pair else (None, None)
+    a, b = read_factors(lora, pair) if pair else (None, None)
     changed, delta_squares, base_squares = 0, 0.0, 0.0
     for block in row_blocks(rows, float32_row_bytes, BLOCK_BYTES):
         before = source[block]

@@ -22,8 +22,13 @@ DTYPES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
+#: The floating-point dtypes that weights are stored in, with torch's names.
+FLOAT_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+
+#: The float32 size of a row block: what bounds the memory of whatever streams a model's weights.
+BLOCK_BYTES = 64 << 20
 
 _HEADER_ALIGNMENT_BYTES = 8
 
@@ -42,6 +47,20 @@ class TensorSpec:
     @property
     def size_bytes(self) -> int:
         return self.elements * DTYPES[self.dtype]
+
+
+def cast_spec(spec: TensorSpec, dtype: str) -> TensorSpec:
+    """A tensor cast to ``dtype`` (torch's name, or ``auto`` for its own); what is no weight keeps its dtype."""
+    if dtype == "auto" or spec.dtype not in FLOAT_DTYPES:
+        return spec
+    return TensorSpec(next(name for name, torch_name in FLOAT_DTYPES.items() if torch_name == dtype), spec.shape)
+
+
+def torch_dtype(dtype: str) -> Any:
+    """The torch dtype of one of :data:`FLOAT_DTYPES`; None for the others, which are copied as they are."""
+    import torch
+
+    return getattr(torch, FLOAT_DTYPES[dtype]) if dtype in FLOAT_DTYPES else None
 
 
 def read_specs(shard: Path) -> dict[str, TensorSpec]:
