@@ -1,9 +1,8 @@
-"""The command ``tunegate``. Exit codes: 0 done, 1 a failed run, 2 bad input, 3 a gate that said no."""
+"""The command ``tunegate``. Exit codes: 0 done, 1 a failed run, 2 bad input, 3 a gate that said no, 75 try again."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunegate.contracts.errors import GateRefused, InputError, TunegateError
+from tunegate.preflight.lint import Linted
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and aliases of a registry.")
@@ -48,7 +48,10 @@ def errors_shown() -> Iterator[None]:
 def run(
     recipe: RecipeArgument,
     set_: SetOption = [],  # noqa: B006 - typer reads the default, nobody changes it
-    output: Annotated[Path | None, typer.Option(help="A new folder; runs/NAME-OF-THE-RECIPE otherwise.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="A new folder, or that of the same recipe interrupted; runs/NAME-OF-THE-RECIPE otherwise."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run the whole pipeline on this machine, and promote on PASS."""
@@ -57,9 +60,11 @@ def run(
         from tunegate_pipelines.local import run_local
         from tunegate_pipelines.recipe import read_recipe
         from tunegate_pipelines.report import finally_reported, read_report, show
+        from tunegate_pipelines.unfinished import folder_for, goes_on
 
-        read, folder = read_recipe(recipe, set_), output or new_folder(Path("runs"), recipe.stem)
-        earlier = folder.exists()  # then the run is refused, and what lies there is another run's
+        read = read_recipe(recipe, set_)
+        folder = output or folder_for(Path("runs"), recipe.stem, read)
+        earlier = folder.exists() and not goes_on(folder, read)  # then the run is refused: another run lies there
 
         def report() -> None:
             if not earlier:
@@ -84,10 +89,43 @@ def lint(
         from tunegate_pipelines.local import check_recipe
         from tunegate_pipelines.recipe import read_recipe
 
-        findings = check_recipe(read_recipe(recipe, set_))
-        rows = [{"severity": f.severity, "rule": f.rule, "seen": f.seen, "remedy": f.remedy} for f in findings]
-        print_rows(rows, as_json, nothing="nothing to say: this recipe can run")
-        refuse(findings)
+        linted = check_recipe(read_recipe(recipe, set_))
+        if as_json:
+            print_json(linted.to_json())
+        else:
+            print_linted(linted)
+        refuse(linted)
+
+
+@app.command()
+def plan(
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe; without one, --model is needed.")] = None,
+    set_: SetOption = [],  # noqa: B006
+    model: Annotated[
+        str | None, typer.Option(help="A model's folder, its config.json, llama-3-8b, llama-3-70b or llama-3.1-405b.")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="lora, qlora, adalora or full.")] = None,
+    r: Annotated[int | None, typer.Option("--r", help="Rank of the adapter.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of one forward pass.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of the longest row.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="A GPU that it should fit: L4, A100-80GB, H200, …")] = None,
+    page: Annotated[Path | None, typer.Option(help="Write a page with a picture to this new file as well.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what training would hold in memory, which GPU fits, and what to change when none does."""
+    with errors_shown():
+        from tunegate_pipelines.plan import answer
+        from tunegate_pipelines.plan_report import show, write_page
+
+        given = {"method": method, "r": r, "max_length": length, "train.per_device_train_batch_size": batch}
+        laid_over = [f"{name}={value}" for name, value in given.items() if value is not None]
+        found = answer(recipe, [*set_, *laid_over], model=model, gpu=gpu)
+        if page is not None:
+            write_page(found, page)
+        if as_json:
+            print_json(found.to_json())
+        else:
+            show(found, Console())
 
 
 @app.command("compile")
@@ -171,15 +209,23 @@ def rollback(
             Console().print(Text(f"{alias} points at {record.version} again"), soft_wrap=True)
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """A folder below ``parent`` that does not exist: ``name``, or ``name-2``, ``name-3``, …"""
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(parent / candidate for candidate in names if not (parent / candidate).exists())
-
-
 def print_json(document: Any) -> None:
     """One document for a script."""
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def print_linted(linted: Linted) -> None:
+    """Findings for a person, each with what to do, and the rules that could not be checked."""
+    console = Console()
+    for finding in linted.findings:
+        tone = "red" if finding.severity == "error" else "yellow"
+        console.print(Text.assemble((finding.severity, tone), f" {finding.rule}"))
+        for name, told in (("seen", finding.seen), ("to do", finding.remedy), ("see", finding.reference)):
+            console.print(Text(f"  {name + ':':<7}{told}"), soft_wrap=True)
+    if not linted.findings:
+        console.print(Text("nothing to say: this recipe can run"))
+    for unchecked in linted.unchecked:
+        console.print(Text(f"not checked: {unchecked.rule} ({unchecked.reason})", "dim"), soft_wrap=True)
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, nothing: str = "") -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tunegate.contracts.errors import InputError
 from tunegate.storage.interface import local_root
+from tunegate.storage.open import open_storage
 from tunegate_pipelines.demo.data import write_rows
 from tunegate_pipelines.demo.model import write_base_model
 
@@ -19,7 +20,7 @@ DEMO: Mapping[tuple[str, str], Callable[[Path], Path]] = {
 }
 
 #: Places that a run writes to: they need not exist yet.
-_WRITTEN = ("registry", "reuse_evaluations")
+_WRITTEN = ("registry", "reuse_evaluations", "checkpoint_uri")
 
 
 def local_addresses(addresses: Mapping[str, str], inputs: Path) -> dict[str, str]:
@@ -48,8 +49,12 @@ def registry_made(address: str) -> Iterator[None]:
     Bad input leaves nothing behind: what was made here is removed again when it is empty.
 
     Raises:
-        InputError: when it cannot be made.
+        InputError: when it cannot be made, or a bucket cannot be used.
     """
+    if "://" in address and not address.startswith("file://"):
+        open_storage(address).refuse_absent()
+        yield
+        return
     folder = local_root(address)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:

@@ -12,7 +12,7 @@ from tunegate.promote.component import promote
 from tunegate.quantize.component import quantize
 from tunegate.train.component import train
 from tunegate_pipelines.form import default
-from tunegate_pipelines.resources import request, uncached
+from tunegate_pipelines.resources import request, retried, uncached
 from tunegate_pipelines.tasks import check, refused, summarize
 
 #: The models that are evaluated after training, in the order in which their tasks are declared.
@@ -42,6 +42,7 @@ def finetune(
     evaluation_rows: int = default("evaluation_rows"),
     seed: int = default("seed"),
     reuse_evaluations: str = "",
+    checkpoint_uri: str = "",
     recipe: dict = {},  # type: ignore[type-arg]  # noqa: B006 - KFP wants the default as a value
 ) -> None:
     """Fine-tunes a model, merges, quantizes and evaluates it, and promotes it only when the gate says PASS.
@@ -53,10 +54,10 @@ def finetune(
         dataset: A .jsonl or .parquet file, a folder of them, or 'org/name@commit' of a hub.
         registry: Where versions and aliases lie: a folder or URI.
         alias: The name that is moved to the promoted version.
-        method: How to train: 'lora' or 'qlora'.
-        r: Rank of the adapter.
+        method: How to train: 'lora', 'qlora', 'adalora' or 'full'.
+        r: Rank of the adapter; with adalora the average rank that is left.
         lora_alpha: Scale of the adapter; its change is multiplied by lora_alpha / r.
-        learning_rate: Peak learning rate; 1e-4 to 2e-4 is usual for adapters.
+        learning_rate: Peak learning rate; 1e-4 to 2e-4 is usual for adapters, 1e-5 to 2e-5 for full.
         num_train_epochs: Passes over the train rows.
         max_length: Longest row, in tokens.
         merge_base: Which 16-bit base the adapter is added to: 'original' or 'dequantized'.
@@ -64,6 +65,7 @@ def finetune(
         evaluation_rows: How many evaluation rows to judge on; 0 for all.
         seed: Seed of training.
         reuse_evaluations: A folder that keeps evaluations of bases by digest, each made once; empty for none.
+        checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
             quantize, evaluate, gate, promote.
     """
@@ -71,7 +73,10 @@ def finetune(
     request(uncached(ending), "summarize")
     with dsl.ExitHandler(ending, name="tune and judge"):
         settings = check(
+            base_model=base_model,
+            dataset=dataset,
             registry=registry,
+            checkpoint_uri=checkpoint_uri,
             alias=alias,
             method=method,
             r=r,
@@ -94,8 +99,8 @@ def finetune(
 
         base = evaluate_base(settings=of["evaluate"], base_model=base_model, reuse=reuse_evaluations, dataset=rows)
         request(uncached(base), "evaluate")
-        trained = train(settings=of["train"], base_model=base_model, dataset=rows)
-        request(uncached(trained), "train")
+        trained = train(settings=of["train"], base_model=base_model, checkpoint_uri=checkpoint_uri, dataset=rows)
+        retried(request(uncached(trained), "train"))
         merging = merge(settings=of["merge"], base_model=base_model, adapter=trained.outputs["adapter"])
         request(uncached(merging), "merge")
         quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)

@@ -6,7 +6,7 @@ import io
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -47,6 +47,7 @@ class Follower(io.TextIOBase):
         view: where lines of progress and news are shown.
         speakers: whose lines are shown: names that steps use in ``[name]``.
         labels: task → what a person calls it, where that is another word.
+        stop: whether somebody asked the run to stop; then no further task is started.
 
     Attributes:
         error: what a step reported, read back from its line.
@@ -54,11 +55,19 @@ class Follower(io.TextIOBase):
         tail: the last lines of that task, for a failure that reported nothing.
     """
 
-    def __init__(self, log: TextIO, view: View, speakers: frozenset[str], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        log: TextIO,
+        view: View,
+        speakers: frozenset[str],
+        labels: Mapping[str, str],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.error: TunegateError | None = None
         self.failed_task = ""
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self._log, self._view, self._speakers, self._labels = log, view, speakers, labels
+        self._stop, self._running = stop, False
         self._pending, self._started = "", 0.0
 
     def writable(self) -> bool:
@@ -77,7 +86,7 @@ class Follower(io.TextIOBase):
         """A refusal by the gate is an ending like any other, and the exit handler follows it."""
         if isinstance(self.error, GateRefused):
             return False
-        return self.error is not None or bool(self.failed_task)
+        return self.error is not None or bool(self.failed_task) or (self._stop() and not self._running)
 
     def _take(self, raw: str) -> None:
         self._log.write(raw + "\n")
@@ -94,11 +103,11 @@ class Follower(io.TextIOBase):
             if found["task"] in self._speakers:
                 self._view.news(found["task"], found["news"])
         elif found := _STARTED.search(line):
-            self._started = time.monotonic()
+            self._started, self._running = time.monotonic(), True
             self.tail.clear()
             self._view.started(self._label(found["task"]))
         elif found := _ENDED.search(line):
-            succeeded = found["status"] == "SUCCESS"
+            succeeded, self._running = found["status"] == "SUCCESS", False
             self._view.ended(self._label(found["task"]), succeeded, time.monotonic() - self._started)
             if not succeeded:
                 self.failed_task = self.failed_task or found["task"]

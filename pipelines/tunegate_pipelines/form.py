@@ -41,7 +41,7 @@ FORM: Mapping[str, tuple[tuple[str, str], ...]] = {
 }
 
 #: Run-form parameters that say where things lie, and belong to no step's settings.
-ADDRESSES = ("base_model", "dataset", "registry", "reuse_evaluations")
+ADDRESSES = ("base_model", "dataset", "registry", "reuse_evaluations", "checkpoint_uri")
 
 
 def default(parameter: str) -> Any:

@@ -12,21 +12,34 @@ from tunegate.contracts.launch import KfpArtifact
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
-from tunegate.preflight.lint import Finding, lint, refuse
+from tunegate.preflight.lint import Linted, lint, refuse
+from tunegate_pipelines.at_hand import context_at_hand
 from tunegate_pipelines.form import SECTIONS
-from tunegate_pipelines.recipe import Sections, check_destination, resolve
+from tunegate_pipelines.lint_page import lint_section
+from tunegate_pipelines.recipe import Sections, check_destination, refuse_unreachable, resolve
 
 ROWS_NAMED = 5
 
 
 @reports_errors
-def launch_check(form: Mapping[str, Any], recipe: Mapping[str, Any], *, registry: str, page: KfpArtifact) -> Any:
+def launch_check(
+    form: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    *,
+    base_model: str,
+    dataset: str,
+    registry: str,
+    checkpoint_uri: str = "",
+    page: KfpArtifact,
+) -> Any:
     """Resolves and lints; returns the settings of each step, in the order of ``SECTIONS``."""
     sections = resolve(form, recipe)
     check_destination(sections, registry)
-    findings = lint(sections)
-    _write(page, settings_page(sections, findings))
-    refuse(findings)
+    for address in (registry, checkpoint_uri):
+        refuse_unreachable(address)
+    linted = lint(context_at_hand(sections, base_model=base_model, dataset=dataset))
+    _write(page, settings_page(sections, linted))
+    refuse(linted)
     told = {step: _without_none(values) for step, values in sections.items()}
     return namedtuple("Settings", tuple(SECTIONS))(**told)
 
@@ -65,18 +78,10 @@ def refusal(verdict: Verdict) -> GateRefused:
     )
 
 
-def settings_page(sections: Sections, findings: list[Finding]) -> str:
+def settings_page(sections: Sections, linted: Linted) -> str:
     """Every setting of a run, and what the lint says of them."""
     rows = [(step, name, str(value)) for step, values in sections.items() for name, value in values.items()]
-    found = (
-        table(
-            ("severity", "rule", "seen", "to do"),
-            [(finding.severity, finding.rule, finding.seen, finding.remedy) for finding in findings],
-        )
-        if findings
-        else paragraph("Nothing to say.")
-    )
-    parts = [Section("Lint", found), Section("Settings", table(("step", "setting", "value"), rows))]
+    parts = [lint_section(linted), Section("Settings", table(("step", "setting", "value"), rows))]
     return page("Check", parts, subtitle="run form and recipe, complete with defaults")
 
 

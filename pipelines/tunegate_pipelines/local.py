@@ -12,21 +12,22 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from tunegate.contracts.errors import InputError, OutputExistsError, RunError, SettingsError
+from tunegate.contracts.errors import InputError, Interrupted, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
-from tunegate.preflight.lint import Finding, lint, refuse
+from tunegate.preflight.lint import Linted, lint, refuse
 from tunegate_pipelines.addresses import local_addresses, registry_made
+from tunegate_pipelines.at_hand import context_at_hand
 from tunegate_pipelines.follow import Follower, RunStopped, view_for
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
-from tunegate_pipelines.recipe import Recipe, check_destination, resolve
-from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_pages
+from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
+from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
+from tunegate_pipelines.stopping import stop_passed_on
+from tunegate_pipelines.unfinished import CHECKPOINTS_FOLDER, INPUTS_FOLDER, LOG_NAME, under_way
 
-LOG_NAME = "log.txt"
-INPUTS_FOLDER = "inputs"
 REQUIRED = ("base_model", "dataset", "registry")
 
 
-def check_recipe(recipe: Recipe) -> list[Finding]:
+def check_recipe(recipe: Recipe) -> Linted:
     """What can be said of a recipe before anything is written or started.
 
     Raises:
@@ -51,7 +52,11 @@ def check_recipe(recipe: Recipe) -> list[Finding]:
         )
     sections = resolve(form_settings(recipe), recipe.sections)
     check_destination(sections, recipe.form["registry"])
-    return lint(sections)
+    return _linted(sections, recipe.form)
+
+
+def _linted(sections: Sections, addresses: Mapping[str, Any]) -> Linted:
+    return lint(context_at_hand(sections, base_model=addresses["base_model"], dataset=addresses["dataset"]))
 
 
 def form_settings(recipe: Recipe) -> dict[str, Any]:
@@ -64,35 +69,31 @@ def run_local(recipe: Recipe, output: Path, console: Console) -> None:
 
     Args:
         recipe: what to run.
-        output: a folder that does not exist yet.
+        output: a folder that does not exist yet, or that of the same recipe when it did not reach its end: it goes on.
         console: where the progress is shown.
 
     Raises:
         InputError: for a recipe, model or data set that cannot be used; nothing is left behind then.
         GateRefused: when the verdict is not PASS.
+        Interrupted: when the process was asked to stop.
         TunegateError: what else a step reported.
         RunError: when a step failed without saying why.
     """
-    findings = check_recipe(recipe)
-    refuse(findings)
-    for finding in findings:
+    linted = check_recipe(recipe)
+    refuse(linted)
+    for finding in linted.findings:
         console.print(
             Text(f"{finding.severity} {finding.rule}: {finding.seen}; {finding.remedy}", "yellow"), soft_wrap=True
         )
-    if output.exists():
-        raise OutputExistsError(
-            f"{output} exists.",
-            seen="a folder or file",
-            expected="a new folder for a new run",
-            remedy=f"choose another --output, or remove {output} yourself",
-        )
-    output.mkdir(parents=True)
-    with finally_reported(lambda: _report(output), console):
+    for name in ("registry", "checkpoint_uri"):
+        refuse_unreachable(recipe.form.get(name, ""))
+    new = not output.exists()
+    with under_way(output, recipe), finally_reported(lambda: _report(output), console):
         try:
             with registry_made(recipe.form["registry"]):
                 _run(recipe, output, console)
         except InputError:
-            if not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
+            if new and not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
                 shutil.rmtree(output)
             raise
 
@@ -107,16 +108,26 @@ def _run(recipe: Recipe, output: Path, console: Console) -> None:
 
     view = view_for(console)
     speakers = frozenset({*SECTIONS, "demo"})
-    with (output / LOG_NAME).open("w", encoding="utf-8") as log, contextlib.closing(view):
-        follower = Follower(log, view, speakers, LABELS)
+    with (
+        (output / LOG_NAME).open("a", encoding="utf-8") as log,
+        contextlib.closing(view),
+        stop_passed_on() as stop,
+    ):
+        follower = Follower(log, view, speakers, LABELS, lambda: stop.requested)
+        finished = False
         try:
             with contextlib.redirect_stdout(follower), contextlib.redirect_stderr(follower):
-                _start(_arguments(recipe, output), output / KFP_FOLDER)
+                arguments = _arguments(recipe, output)
+                write_lint(_linted(resolve(form_settings(recipe), recipe.sections), arguments), output)
+                _start(arguments, output / KFP_FOLDER)
+            finished = True
         except RunStopped:
             pass
         except RuntimeError:  # how kfp.local says that a task failed; anything else is not expected, and shows itself
             if not follower.failed_task:
                 raise
+    if isinstance(follower.error, Interrupted) or (stop.requested and follower.error is None and not finished):
+        raise _interrupted(follower, output)
     if follower.error is not None:
         raise follower.error
     if follower.failed_task:
@@ -126,6 +137,17 @@ def _run(recipe: Recipe, output: Path, console: Console) -> None:
             expected="a step that ends well, or an error that says why not",
             remedy=f"read {output / LOG_NAME}",
         )
+
+
+def _interrupted(follower: Follower, output: Path) -> Interrupted:
+    """What a step said of its interruption, or that it said nothing, with the way to go on."""
+    error = follower.error
+    return Interrupted(
+        error.failed if error else f"The run was interrupted{f' in {task}' if (task := follower.failed_task) else ''}.",
+        seen=error.seen if error else "a request to stop (SIGTERM or SIGINT)",
+        expected="a run to its end",
+        remedy=f"start it again with the same recipe and --output {output}: training goes on from its last checkpoint",
+    )
 
 
 def _start(arguments: Mapping[str, Any], root: Path) -> None:
@@ -147,5 +169,6 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
     settings = resolve(form_settings(recipe), recipe.sections)
     form = {name: settings[step][setting] for name, ((step, setting), *_) in FORM.items() if name in recipe.form}
     addresses = {name: str(recipe.form[name]) for name in ADDRESSES if recipe.form.get(name)}
+    addresses.setdefault("checkpoint_uri", str(output / CHECKPOINTS_FOLDER))
     inputs = (output / INPUTS_FOLDER).resolve()
     return {**form, **local_addresses(addresses, inputs), "recipe": dict(recipe.sections)}

@@ -58,17 +58,17 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file and lays ``overrides`` over it.
 
     Args:
-        path: the YAML file.
+        path: the YAML file; None starts from an empty recipe.
         overrides: ``name=value`` for the run form, ``step.name=value`` for a step's setting.
 
     Raises:
         SettingsError: when it cannot be read, or names something unknown.
     """
-    document = _load(_text(path), str(path))
+    document = {} if path is None else _load(_text(path), str(path))
     if not isinstance(document, Mapping):
         raise SettingsError(
             f"{path} is not a recipe.",
@@ -96,6 +96,19 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
     Raises:
         SettingsError: for anything unknown, out of range, or said twice.
     """
+    merged = _merged(form, sections)
+    complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
+    parse_policy(complete["gate"]["policy"])
+    return complete
+
+
+def resolve_step(form: Mapping[str, Any], sections: Mapping[str, Any], step: str) -> dict[str, Any]:
+    """One step's settings, complete, though the other steps' may be incomplete. See :func:`resolve`."""
+    return _parsed(step, _merged(form, sections)[step])
+
+
+def _merged(form: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Step → what the run form and the recipe say of it."""
     if RUN_SECTION in sections:
         raise SettingsError(
             "The recipe holds a section 'run'.",
@@ -111,9 +124,7 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
         if parameter in form:
             for step, setting in places:
                 merged[step][setting] = form[parameter]
-    complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
-    parse_policy(complete["gate"]["policy"])
-    return complete
+    return merged
 
 
 def check_destination(sections: Sections, registry: str) -> None:
@@ -124,6 +135,16 @@ def check_destination(sections: Sections, registry: str) -> None:
     """
     check_alias_name(sections["promote"]["alias"])
     open_storage(registry)
+
+
+def refuse_unreachable(address: str) -> None:
+    """Asks a bucket whether it is there, before anything is spent; a folder may be made later, or be mounted elsewhere.
+
+    Raises:
+        InputError: saying what is missing: the bucket, the credentials, the permission.
+    """
+    if address.startswith("gs://"):
+        open_storage(address).refuse_absent()
 
 
 def _parsed(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

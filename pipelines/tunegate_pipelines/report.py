@@ -15,16 +15,20 @@ from rich.table import Table
 from rich.text import Text
 
 from tunegate.contracts.errors import TunegateError
-from tunegate.contracts.files import pretty_json
+from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.launch import PAGE_NAME, read_summary
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, links, paragraph, table
+from tunegate.preflight.lint import Linted
+from tunegate_pipelines.lint_page import lint_section
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.html"
 REPORT_NAME = "report.json"
+#: What the lint said of the run, before it started.
+LINT_NAME = "lint.json"
 PAGES_FOLDER = "pages"
 #: Where kfp.local puts what the steps write.
 KFP_FOLDER = "kfp"
@@ -59,12 +63,14 @@ class Report:
         results: role → the evaluation's ``results.json``.
         verdict: the gate's, when the run got that far.
         promotion: ``promotion.json``, when something was promoted.
+        linted: what the lint said, when the run got that far.
     """
 
     artifacts: tuple[Made, ...]
     results: Mapping[str, Mapping[str, Any]]
     verdict: Verdict | None
     promotion: Mapping[str, Any] | None
+    linted: Linted | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The report as one document, for scripts."""
@@ -77,6 +83,7 @@ class Report:
                 for role, found in self.results.items()
             },
             "promotion": self.promotion,
+            "lint": self.linted.to_json() if self.linted else None,
             "artifacts": {
                 made.name: {"folder": str(made.folder), "content_digest": made.manifest.content_digest}
                 for made in self.artifacts
@@ -120,7 +127,17 @@ def read_report(output: Path) -> Report:
         results={role: results[role] for role in _ROLES if role in results},
         verdict=read_verdict(of_kind["verdict"]) if "verdict" in of_kind else None,
         promotion=json.loads((promotion / "promotion.json").read_text("utf-8")) if promotion else None,
+        linted=_read_lint(output / LINT_NAME),
     )
+
+
+def write_lint(linted: Linted, output: Path) -> None:
+    """Keeps what the lint said for the report."""
+    (output / LINT_NAME).write_bytes(pretty_json(linted.to_json()))
+
+
+def _read_lint(path: Path) -> Linted | None:
+    return Linted.from_json(read_json_object(path)) if path.is_file() else None
 
 
 def _role_rank(name: str) -> int:
@@ -207,6 +224,8 @@ def write_pages(report: Report, output: Path) -> Path:
     if report.promotion:
         told = {name: report.promotion[name] or "nothing" for name in ("alias", "version", "previous", "registry")}
         sections.append(Section("Promotion", facts(told)))
+    if report.linted:
+        sections.append(lint_section(report.linted))
     sections.append(Section("Pages", links(targets)))
     sections.append(Section("Artifacts", table(("artifact", "content digest", "in short"), _artifact_rows(report))))
     index = output / INDEX_NAME

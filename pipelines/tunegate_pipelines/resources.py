@@ -45,6 +45,14 @@ def request(task: Any, step: str) -> Any:
     return task
 
 
+def retried(task: Any) -> Any:
+    """The task, tried again when its pod is taken away or it asks for that: it goes on from its last checkpoint.
+
+    KFP does not tell causes apart, so that bad input is tried again as well; that costs seconds each time.
+    """
+    return task.set_retry(num_retries=3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
+
+
 def uncached(task: Any) -> Any:
     """The task, run each time, as every task here is.
 

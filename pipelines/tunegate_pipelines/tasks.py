@@ -10,7 +10,10 @@ from tunegate.contracts import images
 
 @dsl.component(base_image=images.IMAGES["check"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
 def check(
+    base_model: str,
+    dataset: str,
     registry: str,
+    checkpoint_uri: str,
     alias: str,
     method: str,
     r: int,
@@ -39,7 +42,10 @@ def check(
     """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.
 
     Args:
+        base_model: as in the run form.
+        dataset: as in the run form.
         registry: as in the run form.
+        checkpoint_uri: as in the run form.
         alias: as in the run form.
         method: as in the run form.
         r: as in the run form.
@@ -69,7 +75,15 @@ def check(
         "evaluation_rows": evaluation_rows,
         "seed": seed,
     }
-    return launch_check(form, recipe, registry=registry, page=page)
+    return launch_check(
+        form,
+        recipe,
+        base_model=base_model,
+        dataset=dataset,
+        registry=registry,
+        checkpoint_uri=checkpoint_uri,
+        page=page,
+    )
 
 
 @dsl.component(base_image=images.IMAGES["refused"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]

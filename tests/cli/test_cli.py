@@ -44,9 +44,12 @@ def test_hopeless_learning_rate_exits_2_and_nothing_is_written(nowhere: Path) ->
         ("dataset=", "recipe.run is incomplete"),
         ("dataset=7", "has the wrong type"),
         ("alias=../demo", "The alias '../demo' is not allowed"),
-        ("registry=gs://bucket/models", "gs:// is not built yet"),
+        ("registry=s3://bucket/models", "storage address"),
+        ("registry=gs://no-such-bucket/models", "there is no such bucket"),
+        ("checkpoint_uri=gs://no-such-bucket", "there is no such bucket"),
     ],
 )
+@pytest.mark.usefixtures("gcs_bucket")
 def test_bad_recipe_exits_2_says_what_to_do_and_nothing_is_written(nowhere: Path, override: str, said: str) -> None:
     result = RUNNER.invoke(app, ["run", str(RECIPES / "demo.yaml"), "--set", override])
     assert result.exit_code == 2
@@ -95,7 +98,24 @@ def test_report_that_cannot_be_made_does_not_hide_why_the_run_failed(
 def test_lint_prints_one_json_document(nowhere: Path) -> None:
     result = RUNNER.invoke(app, ["lint", str(RECIPES / "demo.yaml"), "--json", "--set", "lora_alpha=16"])
     assert result.exit_code == 0
-    assert "alpha-equals-r" in [finding["rule"] for finding in json.loads(result.stdout)]
+    assert "alpha-equals-r" in [finding["rule"] for finding in json.loads(result.stdout)["findings"]]
+
+
+def test_lint_tells_a_person_what_to_do_and_what_was_not_checked(nowhere: Path) -> None:
+    result = RUNNER.invoke(app, ["lint", str(RECIPES / "demo.yaml")])
+    assert result.exit_code == 0
+    assert "warning learning-rate" in result.stdout
+    assert "to do: choose a learning_rate" in result.stdout
+    assert "not checked: max-length (the demo's base model is made when the run starts)" in result.stdout
+    assert list(nowhere.iterdir()) == []
+
+
+def test_lint_prints_its_document_and_exits_2_on_an_error(nowhere: Path) -> None:
+    result = RUNNER.invoke(app, ["lint", str(RECIPES / "demo.yaml"), "--json", "--set", "learning_rate=0.1"])
+    assert result.exit_code == 2
+    said = json.loads(result.stdout)
+    assert [(finding["rule"], finding["severity"]) for finding in said["findings"]] == [("learning-rate", "error")]
+    assert [rule["rule"] for rule in said["unchecked"]] == ["max-length"]
 
 
 def test_compile_writes_a_pipeline(nowhere: Path) -> None:

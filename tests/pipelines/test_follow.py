@@ -99,3 +99,15 @@ def test_second_task_of_one_component_is_shown_under_its_own_name() -> None:
     follower.write("21:12 - INFO - Executing task 'evaluate-model-2'\n")
     follower.write("21:12 - INFO - Task 'evaluate-model-2' finished with status SUCCESS\n")
     assert "✓ evaluate quantized" in screen.getvalue()
+
+
+def test_no_task_is_started_after_a_request_to_stop_and_the_one_that_runs_may_end() -> None:
+    view = view_for(Console(file=io.StringIO(), force_terminal=False))
+    asked = False
+    follower = Follower(io.StringIO(), view, frozenset(), {}, lambda: asked)
+    follower.write("21:12 - INFO - Executing task 'train'\n")
+    asked = True
+    follower.write("    [train] keeping the last step\n")
+    follower.write("21:12 - INFO - Task 'train' finished with status SUCCESS\n")
+    with pytest.raises(RunStopped):
+        follower.write("21:12 - INFO - Executing task 'merge'\n")

@@ -11,7 +11,7 @@ import pytest
 
 from tunegate.contracts.errors import ERROR_LINE, GateRefused, error_from_line
 from tunegate.contracts.verdict import Check, Verdict
-from tunegate.preflight.lint import lint
+from tunegate.preflight.lint import Context, lint
 from tunegate_pipelines.form import FORM, SECTIONS
 from tunegate_pipelines.launch import launch_check, launch_refused, launch_summarize, refusal
 from tunegate_pipelines.recipe import resolve
@@ -63,7 +63,7 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
     """KFP's parameters know no null: one would break the run between two tasks."""
-    told = launch_check({"r": 8.0}, RECIPE, registry="/data/registry", page=page)
+    told = launch_check({"r": 8.0}, RECIPE, base_model="", dataset="", registry="/data/registry", page=page)
     assert told._fields == tuple(SECTIONS)
     assert told.train["r"] == 8
     assert None not in [value for settings in told for value in settings.values()]
@@ -72,23 +72,45 @@ def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -
 
 def test_check_refuses_hopeless_settings_and_shows_them(page: FakeArtifact, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        launch_check({"learning_rate": 0.1}, RECIPE, registry="/data/registry", page=page)
+        launch_check({"learning_rate": 0.1}, RECIPE, base_model="", dataset="", registry="/data/registry", page=page)
     assert caught.value.code == 2
     assert "learning-rate" in Path(page.path).read_text("utf-8")
 
 
-@pytest.mark.parametrize(("alias", "registry"), [("../champion", "/data/registry"), ("champion", "gs://bucket/models")])
-def test_alias_and_registry_that_cannot_be_used_are_refused_before_training(
-    page: FakeArtifact, alias: str, registry: str
+@pytest.mark.parametrize(
+    ("alias", "registry", "checkpoint_uri"),
+    [
+        ("../champion", "/data/registry", ""),
+        ("champion", "s3://bucket/models", ""),
+        ("champion", "gs://no-such-bucket/models", ""),
+        ("champion", "/data/registry", "gs://no-such-bucket/checkpoints"),
+    ],
+)
+@pytest.mark.usefixtures("gcs_bucket")
+def test_alias_registry_and_bucket_that_cannot_be_used_are_refused_before_training(
+    page: FakeArtifact, alias: str, registry: str, checkpoint_uri: str
 ) -> None:
     with pytest.raises(SystemExit) as caught:
-        launch_check({"alias": alias}, RECIPE, registry=registry, page=page)
+        launch_check(
+            {"alias": alias},
+            RECIPE,
+            base_model="",
+            dataset="",
+            registry=registry,
+            checkpoint_uri=checkpoint_uri,
+            page=page,
+        )
     assert caught.value.code == 2
     assert not Path(page.path).exists()
 
 
+def test_buckets_that_answer_pass_the_check(page: FakeArtifact, gcs_bucket: str) -> None:
+    places = {"registry": f"{gcs_bucket}/models", "checkpoint_uri": f"{gcs_bucket}/checkpoints"}
+    assert launch_check({}, RECIPE, base_model="", dataset="", **places, page=page).train["method"] == "qlora"
+
+
 def test_defaults_pass_their_own_lint() -> None:
-    assert lint(resolve({}, {"gate": {"policy": POLICY}})) == []
+    assert lint(Context(resolve({}, {"gate": {"policy": POLICY}}))).findings == ()
 
 
 def test_summary_shows_what_failed(page: FakeArtifact) -> None:
@@ -104,4 +126,13 @@ def test_summary_shows_what_failed(page: FakeArtifact) -> None:
 def test_check_component_takes_the_whole_run_form() -> None:
     from tunegate_pipelines.tasks import check
 
-    assert {*check.component_spec.inputs} == {*FORM, "registry", "recipe"}
+    assert {*check.component_spec.inputs} == {*FORM, "base_model", "dataset", "registry", "checkpoint_uri", "recipe"}
+
+
+def test_check_looks_into_the_base_that_it_is_given(page: FakeArtifact, tmp_path: Path) -> None:
+    """On a cluster nobody ran the lint before."""
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}', "utf-8")
+    with pytest.raises(SystemExit) as caught:
+        launch_check({}, RECIPE, base_model=str(tmp_path), dataset="", registry="/data/registry", page=page)
+    assert caught.value.code == 2
+    assert "max-length" in Path(page.path).read_text("utf-8")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tunegate.contracts.errors import DataError, GateRefused, RunError
+from tunegate.contracts.errors import DataError, GateRefused, Interrupted, RunError, error_line
 from tunegate_pipelines import addresses, local
 from tunegate_pipelines.addresses import local_addresses, registry_made
 from tunegate_pipelines.recipe import Recipe
@@ -90,3 +93,56 @@ def test_step_that_dies_without_a_word_is_a_failed_run_with_its_last_lines(
     assert "task train failed" in str(caught.value)
     assert "Killed by the kernel" in str(caught.value)
     assert "Killed by the kernel" in (tmp_path / "out" / "log.txt").read_text("utf-8")
+
+
+def test_warning_of_the_lint_is_printed_and_on_the_page_of_a_run_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that went wrong is where one looks for what was warned of."""
+    screen = io.StringIO()
+
+    def fail(arguments: object, root: Path) -> None:
+        raise RunError("no", seen="", expected="", remedy="")
+
+    monkeypatch.setattr(local, "_start", fail)
+    form = {"base_model": "org/name@abc", "dataset": "org/rows@abc", "registry": str(tmp_path), "learning_rate": 4e-4}
+    recipe = Recipe(form, {"gate": {"policy": POLICY}, "quantize": {"num_calibration_samples": 8}})
+    with pytest.raises(RunError):
+        local.run_local(recipe, tmp_path / "out", Console(file=screen))
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "warning learning-rate" in screen.getvalue()
+    assert "learning-rate" in page
+    assert "org/rows@abc" in page  # what was not checked, and why
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_interrupted_run_exits_75_says_how_to_go_on_and_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: bool
+) -> None:
+    """Whether the step that ran could still say so or not."""
+    seen: list[str] = []
+
+    def stop(arguments: dict[str, str], root: Path) -> None:
+        seen.append(arguments["checkpoint_uri"])
+        print("21:12 - INFO - Executing task 'train'")
+        if len(seen) > 1:
+            print("21:12 - INFO - Task 'train' finished with status SUCCESS")
+            return
+        step = subprocess.Popen(["sleep", "60"])
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert step.wait(20) == -signal.SIGTERM
+        if said:
+            print(error_line(Interrupted("Training stopped.", seen="SIGINT", expected="", remedy="run it again")))
+        print("21:12 - ERROR - Task 'train' finished with status FAILURE")
+        print("------")
+
+    monkeypatch.setattr(local, "_start", stop)
+    form = {"base_model": str(tmp_path), "dataset": str(tmp_path), "registry": str(tmp_path)}
+    recipe = Recipe(form, {"gate": {"policy": POLICY}, "quantize": {"num_calibration_samples": 8}})
+    with pytest.raises(Interrupted) as caught:
+        local.run_local(recipe, tmp_path / "out", Console(file=io.StringIO()))
+    assert caught.value.exit_code == 75
+    assert caught.value.failed == ("Training stopped." if said else "The run was interrupted in train.")
+    assert f"--output {tmp_path / 'out'}" in caught.value.remedy
+    local.run_local(recipe, tmp_path / "out", Console(file=io.StringIO()))
+    assert seen == [str(tmp_path / "out" / "checkpoints")] * 2

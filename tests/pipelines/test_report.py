@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tunegate_pipelines.report import Report, comparison, read_report, show, write_pages
+from tunegate.preflight.lint import Finding, Linted, Unchecked
+from tunegate_pipelines.report import Report, comparison, read_report, show, write_lint, write_pages
 
 
 def results(exact: float, size: int) -> dict[str, object]:
@@ -44,3 +45,12 @@ def test_run_that_made_nothing_still_has_a_page(tmp_path: Path) -> None:
     show(found, tmp_path, Console(file=screen))
     assert screen.getvalue() == ""
     assert "<html" in write_pages(found, tmp_path).read_text("utf-8")
+
+
+def test_warnings_of_the_lint_and_what_it_could_not_check_are_on_the_runs_page(tmp_path: Path) -> None:
+    warning = Finding("learning-rate", "warning", "train.learning_rate 0.0004 <high>", "lower it", "arXiv:2305.14314")
+    write_lint(Linted((warning,), (Unchecked("max-length", "the base lies in a bucket"),)), tmp_path)
+    written = write_pages(read_report(tmp_path), tmp_path).read_text("utf-8")
+    for told in ("learning-rate", "0.0004 &lt;high&gt;", "lower it", "max-length", "the base lies in a bucket"):
+        assert told in written
+    assert read_report(tmp_path).to_json()["lint"]["findings"][0]["rule"] == "learning-rate"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +153,7 @@ def test_kfp_is_given_page_metrics_and_digest_of_each_step(promoted: Finished) -
 
 def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted: Finished) -> None:
     before = current(open_storage(promoted.registry), "tiny")
-    refused = start("refused", CANNOT_PASS)
+    refused = start("refused", CANNOT_PASS, method="adalora")
     assert refused.code == 3, refused.out + refused.err
     assert "tool_call.exact: merged against base" in refused.err
     assert current(open_storage(refused.registry), "tiny") == before
@@ -161,6 +163,16 @@ def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted
     assert "✗ refused" in refused.out
     assert "✓ summarize" in refused.out  # the exit handler
     assert "evaluated before" in refused.out  # the base, on the same rows, in the run before
+
+
+def test_full_fine_tuning_runs_through_the_same_steps(start: Any, promoted: Finished) -> None:
+    full = start("full", PASSES, method="full", learning_rate=2e-5)
+    assert full.code == 0, full.out + full.err
+    merged = json.loads((artifacts(full)["merged"] / "merge.json").read_text("utf-8"))
+    assert merged["merge_base"] == "full"
+    record = current(open_storage(full.registry), "tiny")
+    assert record is not None
+    assert record.version in full.out
 
 
 def test_bad_data_exits_2_across_the_process_and_nothing_is_left(start: Any, place: Path) -> None:
@@ -185,3 +197,36 @@ def test_failed_step_stops_the_run_and_names_what_was_done(start: Any, place: Pa
     assert "safetensors" in failed.err
     assert not any(failed.folder.rglob(MANIFEST_NAME))
     assert "train" not in failed.out
+
+
+def test_an_interrupted_run_exits_75_and_the_next_one_goes_on_with_the_training(
+    place: Path, tiny_base: Path, rows_file: Path
+) -> None:
+    recipe = {
+        "run": {
+            "base_model": str(tiny_base), "dataset": str(rows_file), "registry": str(place / "registry"),
+            "reuse_evaluations": str(place / "evaluations"), "checkpoint_uri": str(place / "checkpoints"),
+            "method": "lora", "r": 4, "scheme": "FP8_DYNAMIC", "max_length": 256, "alias": "torn",
+            "num_train_epochs": 12,
+        },
+        "prepare": {"num_calibration_samples": 4},
+        "train": {"evaluations_per_run": 1, "checkpoint_seconds": 0.0},
+        "quantize": {"num_calibration_samples": 4},
+        "evaluate": {"max_new_tokens": 4},
+        "gate": {"policy": {"checks": PASSES}},
+    }  # fmt: skip
+    path = place / "torn.yaml"
+    path.write_text(yaml.safe_dump(recipe), "utf-8")
+    command = [sys.executable, "-m", "tunegate", "run", str(path), "--output"]
+    with subprocess.Popen([*command, str(place / "torn-1")], stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(2400):
+            if list((place / "checkpoints").glob("*/step-*/manifest.json")):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 75, said
+    assert "it goes on after this step" in said
+    again = subprocess.run([*command, str(place / "torn-2")], capture_output=True, text=True, timeout=300, check=False)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "going on after step" in again.stdout

@@ -1,0 +1,1 @@
+"""The lint's rules: functions by what they look at, and the table that names each of them."""
