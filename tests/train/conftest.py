@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import multiprocessing
 import os
@@ -65,8 +66,8 @@ class Attempts:
             child.join(after_seconds)
             if child.is_alive() and child.pid is not None:
                 os.kill(child.pid, number)
-        child.join(120)
-        assert child.exitcode is not None, "the run hangs"
+        child.join(300)
+        assert child.exitcode is not None, self.said
         self.codes.append(child.exitcode)
         return time.monotonic() - began
 
@@ -84,6 +85,7 @@ class Attempts:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
             sys.stdout = sys.stderr = said
+            faulthandler.dump_traceback_later(270, exit=True, file=said)  # a child that hangs says where
             try:
                 inside()
                 run(**self.arguments)

@@ -166,8 +166,8 @@ def test_other_work_does_not_go_on_from_these_checkpoints(attempts: Any, kept: A
 
 
 def test_without_a_place_for_checkpoints_it_is_said_that_nothing_was_kept(attempts: Any) -> None:
-    work = attempts("lora", "nowhere", num_train_epochs=50.0)
-    work.attempt(number=signal.SIGTERM, after_seconds=6.0)
+    work = attempts("lora", "nowhere")
+    work.attempt(inside=_stopped_in_the_validation_of(4))
     assert work.codes == [75], work.said
     assert "give a checkpoint_uri" in work.said
     assert not work.arguments["output"].exists()
