@@ -8,7 +8,7 @@ RECIPES := pipelines/tunegate_pipelines/recipes
 .PHONY: demo test lint e2e bench torture golden lock install clean
 .DEFAULT_GOAL := test
 
-demo: $(INSTALLED)  ## a small model, trained, judged and promoted: just under 30 minutes on two cores
+demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
 
 test: lint  ## everything that takes seconds
@@ -20,7 +20,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: $(INSTALLED)  ## the demo and the refusal as tests: most of an hour on two cores
+e2e: $(INSTALLED)  ## the demo and the refusal as tests: half an hour on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
 
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses

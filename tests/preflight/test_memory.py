@@ -204,6 +204,15 @@ def test_the_peak_is_the_sum_of_its_parts_and_the_highest_moment(method: str, de
     assert all(found.bytes > 0 and found.explanation for found in planned.components)
 
 
+@pytest.mark.parametrize(("method", "factor"), [("lora", 1.7), ("full", 0.75)])
+def test_on_a_cpu_the_heap_holds_more_than_the_tensors(method: str, factor: float) -> None:
+    """Resident memory of training on a CPU was up to a third beyond its tensors; a GPU's allocator is PyTorch's own."""
+    config, train = as_json(config_of()), settings_document(settings(method))
+    outputs = 64 + 32 + 32 + 64 + 160 + 160 + 64  # q, k, v, o, gate, up, down
+    assert part(plan(config, train, device="cpu"), "allocator gaps") == int(factor * TOKENS * 3 * outputs * 4)
+    assert part(plan(config, train, device="cuda"), "allocator gaps") == 0
+
+
 def test_paged_states_in_8_bits_are_a_quarter_and_small_tensors_keep_32() -> None:
     large, small = Tensors(1 << 20, 2), Tensors(4000, 1)
     found = optimizer_memory(PAGED_8BIT, (large, small), trained=4, device="cuda")

@@ -11,7 +11,7 @@ from tunegate.contracts.errors import DataError, RunError, SettingsError
 from tunegate.models.load import load_causal_lm, load_tokenizer
 from tunegate.train.hold import Held
 from tunegate.train.settings import TrainSettings
-from tunegate.train.trainer import build_trainer, refuse_missing_trackers
+from tunegate.train.trainer import build_trainer, refuse_many_devices, refuse_missing_trackers
 
 torch = pytest.importorskip("torch")
 
@@ -186,3 +186,30 @@ def test_a_tracker_that_cannot_be_reported_to_is_refused_before_training(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(SettingsError, match=r"report_to|reported to"):
         refuse_missing_trackers(TrainSettings(report_to=(tracker,)))
+
+
+def test_the_address_of_a_tracker_is_never_shown_for_it_may_hold_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hunter2@tracker")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SettingsError) as caught:
+        refuse_missing_trackers(TrainSettings(report_to=("mlflow",)))
+    assert "hunter2" not in str(caught.value)
+
+
+def test_more_than_one_process_is_refused_rather_than_trained_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="one device"):
+        refuse_many_devices()
+
+
+def test_a_checkpoint_keeps_its_optimizer_where_the_memory_plan_would_choose_another(
+    make_trainer: Any, tmp_path: Path
+) -> None:
+    first = make_trainer(num_train_epochs=0.5)
+    first.train()
+    first._save_checkpoint(first.model, None)
+    folder = tmp_path / f"checkpoint-{first.state.global_step}"
+    second = make_trainer(num_train_epochs=1.0)
+    second.args.optim = type(second.args.optim)("adamw_torch_fused")
+    second.resume(str(folder))
+    assert second.args.optim == "adamw_torch"

@@ -87,6 +87,11 @@ def edge_token_bytes(layout: Layout) -> int:
     return rotations + _norm(layout, layout.shape.hidden_size, 1, layout.held.stream) + 3 * 8
 
 
+def layer_output_token_bytes(layout: Layout) -> int:
+    """Bytes of what the linear modules of a layer give out for one token: most of what comes and goes in a pass."""
+    return sum(linear.outputs for linear in layout.shape.linears) * layout.held.compute
+
+
 def layer_backward_token_bytes(layout: Layout) -> int:
     """Bytes for one token while a layer's gradients are computed, beyond what the layer left: at their most in the MLP.
 

@@ -11,8 +11,12 @@ ROW_ATTENTION = "tunegate_rows"
 FLASH_ATTENTION = "flash_attention_2"
 
 
-def use_row_attention(model: Any) -> str:
+def use_row_attention(model: Any, *, half: bool = True) -> str:
     """Gives ``model`` the best attention that the device has for batches without padding, and returns its name.
+
+    Args:
+        model: a causal language model.
+        half: whether it computes in 16 bits, as FlashAttention wants.
 
     FlashAttention takes the rows' borders itself. Without it, each row goes through PyTorch's own fused attention
     alone: one call over all rows with a mask would compute rows × rows as much (measured on 8 rows of 115 tokens: a
@@ -20,13 +24,20 @@ def use_row_attention(model: Any) -> str:
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    if next(model.parameters()).is_cuda and importlib.util.find_spec("flash_attn") is not None:
+    if half and _is_ampere_or_newer(model) and importlib.util.find_spec("flash_attn") is not None:
         model.set_attn_implementation(FLASH_ATTENTION)
         return FLASH_ATTENTION
     AttentionInterface.register(ROW_ATTENTION, row_attention)
     AttentionMaskInterface.register(ROW_ATTENTION, _mask)
     model.set_attn_implementation(ROW_ATTENTION)
     return ROW_ATTENTION
+
+
+def _is_ampere_or_newer(model: Any) -> bool:
+    """Whether the model lies on a GPU that FlashAttention 2 knows."""
+    import torch
+
+    return bool(next(model.parameters()).is_cuda and torch.cuda.get_device_capability() >= (8, 0))
 
 
 def row_attention(

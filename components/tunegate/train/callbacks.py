@@ -18,6 +18,9 @@ from tunegate.train.divergence import divergence
 #: Steps at the start and at the end whose median throughput is compared.
 PAGING_STEPS = 10
 
+#: Entries of the log, of its start and of its end, that are looked at after each step.
+WATCHED = 40
+
 #: A fall to less than this share of the first throughput is told.
 PAGING_SHARE = 0.7
 
@@ -83,7 +86,8 @@ class DivergenceWatch(TrainerCallback):  # type: ignore[misc]
         self.found = ""
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        found = divergence(state.log_history)
+        log = state.log_history
+        found = divergence(log if len(log) <= 2 * WATCHED else [*log[:WATCHED], *log[-WATCHED:]])
         if found is None:
             return
         if not self.found:

@@ -18,15 +18,17 @@ ALLOCATOR = "allocator.safetensors"
 STATE = "tunegate.json"
 
 
-def write_trainable(model: Any, folder: Path, *, tokens: int) -> None:
-    """Writes the tensors that are trained, the allocator's, and how many tokens have been trained on."""
+def write_trainable(model: Any, folder: Path, *, tokens: int, optim: str) -> None:
+    """Writes the tensors that are trained, the allocator's, how many tokens have been trained on, and by what."""
     from safetensors.torch import save_file
 
     save_file(
         {name: p.detach().contiguous() for name, p in model.named_parameters() if p.requires_grad}, folder / TRAINABLE
     )
     save_file({name: t.contiguous() for name, t in allocator_tensors(model).items()}, folder / ALLOCATOR)
-    (folder / STATE).write_bytes(pretty_json({"tokens": tokens, "allocator": allocator_document(model)}))
+    (folder / STATE).write_bytes(
+        pretty_json({"tokens": tokens, "optim": optim, "allocator": allocator_document(model)})
+    )
 
 
 def read_trainable(model: Any, folder: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import threading
@@ -12,7 +13,6 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from tunegate.contracts.progress import say
 from tunegate.train.checkpoints import Checkpoints
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -41,8 +41,8 @@ class Interruption:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:  # a person who asks twice will not wait
             raise KeyboardInterrupt
-        if not self.requested:
-            say("train", f"{signal.Signals(number).name}: stopping at the end of this step")
+        if not self.requested:  # written past Python's buffers: a handler may come in the middle of another print
+            os.write(1, f"[train] {signal.Signals(number).name}: stopping at the end of this step\n".encode())
         self.requested = True
 
 

@@ -25,7 +25,7 @@ from tunegate.train.hold import decide, longest_row
 from tunegate.train.model import four_bit, four_bit_document, load_base, refuse_unknown_targets
 from tunegate.train.page import curves_page
 from tunegate.train.settings import TrainSettings
-from tunegate.train.trainer import advice, build_trainer, refuse_missing_trackers
+from tunegate.train.trainer import advice, build_trainer, refuse_many_devices, refuse_missing_trackers
 
 _KEPT = ("loss", "eval_loss", "learning_rate", "grad_norm", "orthogonality")
 
@@ -65,6 +65,7 @@ def run(
     if settings.method == "full":
         refuse_quantized(config, base_model)
     refuse_missing_trackers(settings)
+    refuse_many_devices()
     parents = {"base": input_digest(base_model), "dataset": verify(dataset, kind="dataset").content_digest}
     document = settings_document(settings)
     refuse_foreign_output(output, kind="adapter", parents=parents, settings=document)
@@ -160,7 +161,8 @@ def _train(trainer: Any, checkpoints: Checkpoints | None, every_seconds: float, 
                 keeper.kept_step = int(last.name.removeprefix("checkpoint-"))
                 say("train", f"going on after step {keeper.kept_step}")
                 trainer.resume(str(last))
-            if not interruption.requested and not _validated_at_the_end(trainer.state):
+            lost = divergence(trainer.state.log_history)
+            if not interruption.requested and not _validated_at_the_end(trainer.state) and not (lost and lost.hopeless):
                 trainer.evaluate()
     finished = trainer.state.global_step >= trainer.state.max_steps and _validated_at_the_end(trainer.state)
     if interruption.requested and not finished:

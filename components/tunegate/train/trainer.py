@@ -55,14 +55,34 @@ def refuse_missing_trackers(settings: TrainSettings) -> None:
                 remedy="remove it, or correct its name",
             )
         packages, variable = TRACKERS[name]
-        if not any(importlib.util.find_spec(package) for package in packages) or not os.environ.get(variable):
+        installed = any(importlib.util.find_spec(package) for package in packages)
+        addressed = bool(os.environ.get(variable))  # its value may hold a password, and is never shown
+        if not (installed and addressed):
             raise SettingsError(
                 f"train.report_to names {name}, which cannot be reported to.",
-                seen=f"{variable}={os.environ.get(variable, '')!r}, packages {', '.join(packages)} "
-                + ("there" if any(importlib.util.find_spec(package) for package in packages) else "not installed"),
+                seen=f"{' or '.join(packages)} {'installed' if installed else 'not installed'}, "
+                f"{variable} {'set' if addressed else 'not set'}",
                 expected=f"the package, and {variable} in the environment of the step",
                 remedy=f"install {packages[0]} and set {variable}, or remove {name} from report_to",
             )
+
+
+def refuse_many_devices() -> None:
+    """Refuses to train on more than one device: batches without padding cannot be divided among them yet.
+
+    Raises:
+        SettingsError: naming how many there are.
+    """
+    import torch
+
+    processes, devices = int(os.environ.get("WORLD_SIZE", "1")), torch.cuda.device_count()
+    if processes > 1 or devices > 1:
+        raise SettingsError(
+            "Training runs on one device.",
+            seen=f"{devices} GPUs, WORLD_SIZE {processes}",
+            expected="one process that sees one GPU, or none",
+            remedy="set CUDA_VISIBLE_DEVICES=0, or ask for one accelerator for this step",
+        )
 
 
 def sft_config(settings: TrainSettings, held: Held, *, rows: int, scratch: Path) -> Any:
@@ -99,7 +119,7 @@ def sft_config(settings: TrainSettings, held: Held, *, rows: int, scratch: Path)
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
-        bf16=on_gpu and settings.dtype != "float32",
+        bf16=on_gpu and settings.dtype != "float32" and torch.cuda.is_bf16_supported(),
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
     )
@@ -123,7 +143,7 @@ def build_trainer(
     from tunegate.train.callbacks import Clock, DivergenceWatch, PagingWatch, ShownProgress
     from tunegate.train.tune_trainer import TuneTrainer
 
-    use_row_attention(model)
+    use_row_attention(model, half=settings.dtype != "float32")
     train, validation = (load_side(dataset, side, scratch=scratch) for side in ("train", "validation"))
     clock = Clock()
     watches = [ShownProgress(), DivergenceWatch(stop=settings.on_divergence == "stop", advice=advice(settings))]

@@ -20,7 +20,7 @@ from tunegate.contracts.files import read_json_object
 from tunegate.contracts.progress import say
 from tunegate.train.adalora import orthogonality
 from tunegate.train.callbacks import Clock
-from tunegate.train.checkpoint_files import read_trainable, write_trainable
+from tunegate.train.checkpoint_files import STATE, read_trainable, write_trainable
 from tunegate.train.interruption import ValidationStopped
 
 IGNORED = -100
@@ -141,6 +141,8 @@ class TuneTrainer(SFTTrainer):  # type: ignore[misc]
         """Trains on from a checkpoint, after the validation that a stop had cut short; that of the base is done."""
         control = read_json_object(Path(folder) / "trainer_state.json")["stateful_callbacks"]["TrainerControl"]
         self.args.eval_on_start = bool(control["args"]["should_evaluate"])
+        # Another machine's memory plan may have chosen another optimizer, whose state would not fit.
+        self.args.optim = type(self.args.optim)(read_json_object(Path(folder) / STATE)["optim"])
         return self.train(resume_from_checkpoint=folder)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
@@ -162,7 +164,8 @@ class TuneTrainer(SFTTrainer):  # type: ignore[misc]
         """Writes what is trained into a checkpoint; the trainer adds optimizer, schedule and random states."""
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        write_trainable(self.model, folder, tokens=self._total_train_tokens)
+        optim = str(getattr(self.args.optim, "value", self.args.optim))
+        write_trainable(self.model, folder, tokens=self._total_train_tokens, optim=optim)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self._total_train_tokens = read_trainable(self.model, Path(resume_from_checkpoint))
