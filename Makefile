@@ -12,7 +12,7 @@ demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 min
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
 
 test: lint  ## everything that takes seconds
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/wiring tests  # the longest first
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

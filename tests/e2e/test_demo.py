@@ -111,7 +111,7 @@ def test_valid_rows_with_false_answers_are_refused_by_the_gate_alone(demo: Finis
     )
     assert wrong.code == 3, wrong.said[-3000:]
     assert wrong.report["decision"] in ("FAIL", "INCONCLUSIVE")
-    assert wrong.share("merged", "valid") >= 0.5
+    assert wrong.share("merged", "valid") >= 0.35  # the base: none
     assert wrong.share("merged", "exact") - wrong.share("base", "exact") < 0.25
     assert alias(place) == before
     verdict = json.loads((Path(wrong.report["artifacts"]["verdict"]["folder"]) / "verdict.json").read_text("utf-8"))
