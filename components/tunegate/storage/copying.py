@@ -7,9 +7,9 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.files import files_below, sha256_file
 from tunegate.storage.interface import Source
+from tunegate.storage.refusals import changed
 
 _CHUNK_BYTES = 4 << 20
 
@@ -29,12 +29,7 @@ def copy_checked(source: Source, target: Path) -> None:
         written.flush()
         os.fsync(written.fileno())
     if digest.hexdigest() != source.sha256:
-        raise ArtifactError(
-            f"{source.path} changed while it was uploaded.",
-            seen=f"sha256 {digest.hexdigest()}",
-            expected=f"sha256 {source.sha256}",
-            remedy="make sure that nothing writes to the artifact, and make it again",
-        )
+        raise changed(source, f"sha256 {digest.hexdigest()}")
 
 
 def differences(files: Mapping[str, Source], folder: Path) -> list[str]:

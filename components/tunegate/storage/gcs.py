@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import ArtifactError, ConflictError, InputError, OutputExistsError
+from tunegate.contracts.errors import ArtifactError, ConflictError, InputError
 from tunegate.contracts.files import checked_relative_path, sync_folder
 from tunegate.storage.gcs_client import open_bucket, reported
 from tunegate.storage.interface import HIDDEN, Blob, Source, checked_key
+from tunegate.storage.refusals import changed, moved, refuse_differences, refuse_download
 
 _CHUNK_BYTES = 4 << 20
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
@@ -96,7 +97,7 @@ class GcsStorage:
                     data, content_type="application/octet-stream", if_generation_match=if_generation_match
                 )
             except PreconditionFailed as error:
-                raise _moved(key, self._generation(key), if_generation_match) from error
+                raise moved(key, self._generation(key), if_generation_match) from error
             return int(written.generation)
 
     def exists(self, key: str) -> bool:
@@ -111,14 +112,14 @@ class GcsStorage:
         with reported(f"{key} could not be removed from {self.uri}."):
             current = self._generation(key)  # asked first as well: a test server ignores this precondition
             if if_generation_match is not None and current != if_generation_match:
-                raise _moved(key, current, if_generation_match)
+                raise moved(key, current, if_generation_match)
             if not current:
                 return
             try:
                 open_bucket(self.bucket).blob(self._name(key)).delete(if_generation_match=if_generation_match)
             except (PreconditionFailed, NotFound) as error:
                 if if_generation_match is not None:
-                    raise _moved(key, self._generation(key), if_generation_match) from error
+                    raise moved(key, self._generation(key), if_generation_match) from error
 
     def upload_folder(self, files: Mapping[str, Source], prefix: str, *, last: str) -> bool:
         for name in files:
@@ -138,20 +139,7 @@ class GcsStorage:
 
     def download_folder(self, prefix: str, folder: Path) -> None:
         blobs = self._blobs(prefix)
-        if not blobs:
-            raise ArtifactError(
-                f"There is nothing below {prefix} in {self.uri}.",
-                seen="no object",
-                expected="a folder that was uploaded whole",
-                remedy="list what is there, and check the address",
-            )
-        if folder.exists():
-            raise OutputExistsError(
-                f"{folder} exists.",
-                seen="a file or folder",
-                expected="no such path",
-                remedy="choose another folder, or remove it yourself",
-            )
+        refuse_download(folder, prefix=prefix, storage=self.uri, found=len(blobs))
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         with reported(f"{prefix} could not be downloaded from {self.uri}."):
@@ -199,7 +187,7 @@ class GcsStorage:
 
         sha256, md5 = _digests(source.path)
         if sha256 != source.sha256:
-            raise _changed(source, sha256)
+            raise changed(source, sha256)
         name, there = self._name(key), None
         with reported(f"{key} could not be uploaded to {self.uri}."):
             there = open_bucket(self.bucket).get_blob(name)
@@ -216,7 +204,7 @@ class GcsStorage:
             if arrived is None or not _holds(arrived, source, md5):
                 if won and arrived is not None:
                     self.delete(key, if_generation_match=int(arrived.generation))
-                raise _changed(source, "other bytes in the bucket")
+                raise changed(source, "other bytes in the bucket")
             return won
 
     def _refuse_other_bytes(self, files: Mapping[str, Source], prefix: str) -> None:
@@ -227,17 +215,10 @@ class GcsStorage:
             for name in sorted(blobs.keys() & files.keys()):
                 sha256, md5 = _digests(files[name].path)
                 if sha256 != files[name].sha256:
-                    raise _changed(files[name], sha256)
+                    raise changed(files[name], sha256)
                 if not _holds(blobs[name], files[name], md5):
                     wrong.append(f"{name}: changed")
-        if wrong:
-            raise ArtifactError(
-                f"{self.uri}/{prefix} exists and is not what was to be uploaded.",
-                seen=f"{len(wrong)} file(s) differ",
-                expected=f"exactly {len(files)} files, byte for byte: what was uploaded is never changed",
-                remedy="somebody changed the storage: compare with a backup, and move the folder away before a retry",
-                items=wrong,
-            )
+        refuse_differences(wrong, at=f"{self.uri}/{prefix}", files=len(files))
 
 
 def _digests(path: Path) -> tuple[str, str]:
@@ -259,21 +240,3 @@ def _holds(blob: Any, source: Source, md5: str) -> bool:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest() == source.sha256
-
-
-def _moved(key: str, current: int, wanted: int | None) -> ConflictError:
-    return ConflictError(
-        f"{key} was moved by somebody else.",
-        seen=f"generation {current}" if current else "no object",
-        expected=f"generation {wanted}" if wanted else "no object",
-        remedy="read it again and decide anew",
-    )
-
-
-def _changed(source: Source, seen: str) -> ArtifactError:
-    return ArtifactError(
-        f"{source.path} changed while it was uploaded.",
-        seen=seen,
-        expected=f"sha256 {source.sha256}",
-        remedy="make sure that nothing writes to the artifact, and make it again",
-    )

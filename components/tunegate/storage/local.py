@@ -17,10 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunegate.contracts.errors import ArtifactError, ConflictError, InputError, OutputExistsError, RunError
+from tunegate.contracts.errors import InputError, RunError
 from tunegate.contracts.files import sync_folder
 from tunegate.storage.copying import copy_checked, differences
 from tunegate.storage.interface import HIDDEN, Blob, Source, checked_key
+from tunegate.storage.refusals import moved, refuse_differences, refuse_download
 
 _LOCK_NAME = f"{HIDDEN}lock"
 
@@ -114,20 +115,7 @@ class LocalStorage:
 
     def download_folder(self, prefix: str, folder: Path) -> None:
         keys = self.list(prefix)
-        if not keys:
-            raise ArtifactError(
-                f"There is nothing below {prefix} in {self.root}.",
-                seen="no file",
-                expected="a folder that was uploaded whole",
-                remedy="list what is there, and check the address",
-            )
-        if folder.exists():
-            raise OutputExistsError(
-                f"{folder} exists.",
-                seen="a file or folder",
-                expected="no such path",
-                remedy="choose another folder, or remove it yourself",
-            )
+        refuse_download(folder, prefix=prefix, storage=self.uri, found=len(keys))
         partial = folder.with_name(folder.name + ".partial")
         with _reported(f"{prefix} could not be downloaded to {folder}."):
             shutil.rmtree(partial, ignore_errors=True)
@@ -166,25 +154,12 @@ class LocalStorage:
             yield
 
     def _refuse_other_bytes(self, files: Mapping[str, Source], target: Path) -> None:
-        wrong = differences(files, target)
-        if wrong:
-            raise ArtifactError(
-                f"{target} exists and is not what was to be uploaded.",
-                seen=f"{len(wrong)} file(s) differ",
-                expected=f"exactly {len(files)} files, byte for byte: what was uploaded is never changed",
-                remedy="somebody changed the storage: compare with a backup, and move the folder away before a retry",
-                items=wrong,
-            )
+        refuse_differences(differences(files, target), at=str(target), files=len(files))
 
 
 def _check_generation(key: str, current: int, wanted: int | None) -> None:
     if wanted is not None and current != wanted:
-        raise ConflictError(
-            f"{key} was moved by somebody else.",
-            seen=f"generation {current}" if current else "no object",
-            expected=f"generation {wanted}" if wanted else "no object",
-            remedy="read it again and decide anew",
-        )
+        raise moved(key, current, wanted)
 
 
 def _set_generation(path: Path, *, after: int) -> int:
