@@ -102,7 +102,7 @@ def plan(
     recipe: Annotated[Path | None, typer.Argument(help="A recipe; without one, --model is needed.")] = None,
     set_: SetOption = [],  # noqa: B006
     model: Annotated[
-        str | None, typer.Option(help="A model's folder, its config.json, llama-3-8b, llama-3-70b or llama-3.1-405b.")
+        str | None, typer.Option(help="A model's folder, its config.json, or a known one: llama-3-8b, …")
     ] = None,
     method: Annotated[str | None, typer.Option(help="lora, qlora, adalora or full.")] = None,
     r: Annotated[int | None, typer.Option("--r", help="Rank of the adapter.")] = None,

@@ -25,6 +25,9 @@ SCHEMA_VERSION = 1
 
 _TRAIN = "train"
 
+#: Names that a recipe may give its base model in local runs → the known model that they are.
+_NAMED = {"demo": "smollm2-135m"}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -138,7 +141,8 @@ def _model_name(recipe: Recipe, model: str | None) -> str:
             expected="a model",
             remedy=_REMEDY,
         )
-    if model is None and not Path(str(name)).expanduser().exists():
+    name = _NAMED.get(str(name), str(name)) if model is None else name
+    if model is None and name not in KNOWN_MODELS and not Path(str(name)).expanduser().exists():
         raise ModelError(
             f"The base model {str(name)!r} of the recipe is not on this machine.",
             seen="no such folder; a plan reads the config.json of a folder, and fetches nothing",

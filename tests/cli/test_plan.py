@@ -71,6 +71,10 @@ def test_a_recipe_with_a_model_folder_needs_no_more(tiny_base: Path) -> None:
     assert planned(str(RECIPES / "demo.yaml"), "--set", f"base_model={tiny_base}")["model"] == str(tiny_base)
 
 
+def test_the_demo_is_planned_before_its_base_is_ever_made() -> None:
+    assert planned(str(RECIPES / "demo.yaml"))["model"] == "smollm2-135m"
+
+
 def test_advice_is_for_the_gpu_that_was_asked_for() -> None:
     found = planned("--model", "llama-3-8b", "--method", "lora", "--batch", "4", "--length", "4096", "--gpu", "l4")
     assert (found["gpu"], found["advice_for"]) == ("L4", "L4")
@@ -110,8 +114,8 @@ def test_the_page_is_written_once_and_loads_nothing(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ((), "There is no model to plan for"),
-        (("--model", "llama-9"), "one of llama-3-8b, llama-3-70b, llama-3.1-405b"),
-        ((str(RECIPES / "demo.yaml"),), "'demo' of the recipe is not on this machine"),
+        (("--model", "llama-9"), "one of llama-3-8b, llama-3-70b, llama-3.1-405b, smollm2-135m"),
+        ((str(RECIPES / "demo.yaml"), "--set", "base_model=nowhere"), "'nowhere' of the recipe is not on this machine"),
         ((str(RECIPES / "demo.yaml"), "--set", "base_model=org/name@main"), "give --model"),
         (("--model", "llama-3-8b", "--gpu", "A100"), "A100 40GB, A100 80GB"),
         (("--model", "llama-3-8b", "--method", "qlor"), "did you mean 'qlora'"),

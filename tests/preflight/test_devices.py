@@ -64,6 +64,7 @@ def test_what_fits_a_gpu_leaves_a_tenth_of_it_free_and_fits_every_larger_one() -
         ("llama-3-8b", 8_030_261_248),
         ("llama-3-70b", 70_553_706_496),
         ("llama-3.1-405b", 405_853_388_800),
+        ("smollm2-135m", 134_515_008),
     ],
 )
 def test_a_known_model_has_as_many_parameters_as_the_real_one(name: str, parameters: int) -> None:

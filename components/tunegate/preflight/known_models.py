@@ -6,8 +6,14 @@ import json
 from importlib import resources
 from typing import Any
 
-#: Name → what people call it. Meta's Llama 3 and 3.1 (arXiv:2407.21783, table 3).
-KNOWN_MODELS = {"llama-3-8b": "Llama 3 8B", "llama-3-70b": "Llama 3 70B", "llama-3.1-405b": "Llama 3.1 405B"}
+#: Name → what people call it. Meta's Llama 3 and 3.1 (arXiv:2407.21783, table 3), and the demo's model
+#: (HuggingFaceTB/SmolLM2-135M-Instruct, config.json).
+KNOWN_MODELS = {
+    "llama-3-8b": "Llama 3 8B",
+    "llama-3-70b": "Llama 3 70B",
+    "llama-3.1-405b": "Llama 3.1 405B",
+    "smollm2-135m": "SmolLM2 135M",
+}
 
 
 def known_config(name: str) -> dict[str, Any]:
