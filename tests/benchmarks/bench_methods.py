@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from statistics import median
@@ -10,6 +9,8 @@ from typing import Any
 
 from material import MAX_LENGTH, PLACE, base_model, dataset
 from side import asked, measure, peak_bytes, tell
+
+from tunegate.contracts.files import read_json_object
 
 #: Evaluation rows on which calls are counted.
 ROWS = 50
@@ -33,9 +34,9 @@ def train(method: str) -> None:
     shutil.rmtree(output, ignore_errors=True)
     run(TrainSettings(method=method, **COMMON, **METHODS[method]), base_model=base_model(), dataset=dataset(),
         output=output)  # fmt: skip
-    rates = [step["tokens_per_second"] for step in read(output / "timings.json")["tokens_per_second"]]
+    rates = [step["tokens_per_second"] for step in read_json_object(output / "timings.json")["tokens_per_second"]]
     tell({
-        **read(output / "summary.json"), "tokens_per_second": median(rates), "peak_bytes": peak_bytes(),
+        **read_json_object(output / "summary.json"), "tokens_per_second": median(rates), "peak_bytes": peak_bytes(),
         "size_bytes": sum(file.stat().st_size for file in output.glob("*.safetensors")),
     })  # fmt: skip
 
@@ -53,12 +54,7 @@ def exact(method: str) -> None:
     merge(MergeSettings(), base_model=base_model(), adapter=PLACE / method, output=merged)
     settings = EvaluateSettings(tasks=("tool_call",), limit=ROWS, max_new_tokens=96)
     evaluate(settings, model=merged, dataset=dataset(), output=evaluation)
-    tell(read(evaluation / "summary.json"))
-
-
-def read(path: Path) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return document
+    tell(read_json_object(evaluation / "summary.json"))
 
 
 def main() -> None:

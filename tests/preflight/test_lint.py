@@ -248,11 +248,19 @@ def test_the_readme_lists_every_rule_as_the_table_has_it() -> None:
 @pytest.mark.parametrize("epochs", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_steps_are_those_that_train_will_make(rows: int, epochs: float, accumulation: int) -> None:
-    """The two count for themselves: preflight may not import a step."""
-    from tunegate.train.trainer import optimizer_steps as made
+    """What plans the schedules counts as the trainer that steps."""
+    from torch.utils.data import DataLoader
+    from transformers import Trainer
 
     settings = TrainSettings(num_train_epochs=epochs, gradient_accumulation_steps=accumulation)
-    assert optimizer_steps(rows, settings_document(settings)) == made(rows, settings)
+    trainer = object.__new__(Trainer)
+    trainer._train_batch_size = settings.per_device_train_batch_size
+    trainer.accelerator, trainer.model = SimpleNamespace(parallelism_config=None), SimpleNamespace(_tp_size=1)
+    args = SimpleNamespace(
+        max_steps=-1, num_train_epochs=epochs, gradient_accumulation_steps=accumulation, world_size=1
+    )
+    *_, made = trainer.set_initial_training_values(args, DataLoader(range(rows), settings.per_device_train_batch_size))
+    assert optimizer_steps(rows, settings_document(settings)) == made
 
 
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 40])

@@ -22,8 +22,6 @@ from tunegate.contracts.manifest import verify
 from tunegate.storage.open import open_storage
 from tunegate.train.settings import TrainSettings
 
-METHODS = ("lora", "qlora", "adalora", "full")
-
 #: A run of twelve optimizer steps, with a checkpoint after each.
 SETTINGS: dict[str, Any] = {
     "r": 4, "init_r": 6, "lora_alpha": 8, "lora_dropout": 0.1, "learning_rate": 5e-3, "max_length": 256,

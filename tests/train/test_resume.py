@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -15,10 +16,9 @@ import pytest
 from tunegate.contracts.errors import Interrupted, RunError
 from tunegate.storage.open import open_storage
 from tunegate.train.checkpoints import MANIFEST_NAME, Checkpoints, open_checkpoints
+from tunegate.train.settings import METHODS
 
 pytest.importorskip("torch")
-
-METHODS = ("lora", "qlora", "adalora", "full")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -162,6 +162,36 @@ def test_other_work_does_not_go_on_from_these_checkpoints(attempts: Any, kept: A
     assert other.codes == [0], other.said
     assert "going on after" not in other.said
     assert len(folders(tmp_path / "checkpoints")) == 2  # and leaves them alone
+
+
+def test_a_run_that_is_watched_otherwise_goes_on(attempts: Any, kept: Any, whole: Any, tmp_path: Path) -> None:
+    """How often checkpoints are kept is no part of the work: a day of training is not thrown away for it."""
+    other = attempts(
+        "lora", "watched", checkpoint_uri=str(tmp_path / "checkpoints"), checkpoint_seconds=600.0, on_divergence="stop"
+    )
+    other.attempt()
+    assert other.codes == [0], other.said
+    assert "going on after step" in other.said
+
+
+def _full_disk() -> None:
+    """No room for what is trained, from the first checkpoint on."""
+    from tunegate.train import tune_trainer
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    tune_trainer.write_trainable = refuse
+
+
+def test_a_disk_without_room_for_checkpoints_costs_the_checkpoints_and_not_the_run(
+    attempts: Any, whole: Any, tmp_path: Path
+) -> None:
+    work = attempts("lora", "full-disk", checkpoint_uri=str(tmp_path / "checkpoints"))
+    work.attempt(inside=_full_disk)
+    assert work.codes == [0], work.said
+    assert "the checkpoint of step 3 could not be written: [Errno 28] No space left on device" in work.said
+    assert work.digest == whole("lora").digest
 
 
 def test_without_a_place_for_checkpoints_it_is_said_that_nothing_was_kept(attempts: Any) -> None:

@@ -57,7 +57,7 @@ def test_loss_and_gradients_of_a_batch_are_those_of_its_rows_alone(
     make_trainer: Any, monkeypatch: pytest.MonkeyPatch, checkpointing: bool, tiled: bool
 ) -> None:
     if tiled:
-        monkeypatch.setattr("tunegate.train.tune_trainer.LOGITS_BYTES", 0)  # TRL's fused head
+        monkeypatch.setattr("tunegate.train.tune_trainer.AT_ONCE_BYTES", 0)  # TRL's fused head
     trainer = make_trainer(checkpointing=checkpointing)
     trainer.model.train()
     rows = [trainer.train_dataset[i] for i in range(4)]

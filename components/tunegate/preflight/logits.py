@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tunegate.preflight.activations import Layout
 from tunegate.preflight.precision import FLOAT32
 
-#: Float32 logits up to this size are made at once, as ``train`` does; above it TRL's fused head works in tiles.
+#: Float32 logits up to this size are made at once; above it train leaves them to TRL's fused head, which works in tiles
+#: and takes several times as long on a CPU.
 AT_ONCE_BYTES = 512 << 20
 
 #: The logits' log-softmax, the gradient of the loss and the gradient of the logits live at once.

@@ -81,6 +81,9 @@ class CheckpointKeeper(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        self._last = time.monotonic()
+        if not folder.is_dir():  # it could not be written, and that was said
+            return
         if self.checkpoints is not None and self.checkpoints.keep(folder, state.global_step):
             self.kept_step = state.global_step
         shutil.rmtree(folder)

@@ -10,6 +10,9 @@ from tunegate.contracts.settings import setting
 #: lora, qlora and adalora train an adapter on a frozen base; full trains the base itself.
 METHODS = ("lora", "qlora", "adalora", "full")
 
+#: The label of a token that no loss is computed for: what torch's cross_entropy ignores.
+IGNORED = -100
+
 
 @dataclass(frozen=True)
 class TrainSettings:

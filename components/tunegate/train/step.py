@@ -32,6 +32,9 @@ _KEPT = ("loss", "eval_loss", "learning_rate", "grad_norm", "orthogonality")
 #: What tells of the run and not of the adapter: it may differ between runs that give the same adapter.
 _VOLATILE = ("page.html", "timings.json")
 
+#: Settings that say how a run is watched. Changing one between two attempts leaves the work what it was.
+_WATCHING = ("checkpoint_seconds", "report_to", "on_divergence")
+
 
 def run(
     settings: TrainSettings,
@@ -69,7 +72,8 @@ def run(
     parents = {"base": input_digest(base_model), "dataset": verify(dataset, kind="dataset").content_digest}
     document = settings_document(settings)
     refuse_foreign_output(output, kind="adapter", parents=parents, settings=document)
-    checkpoints = open_checkpoints(checkpoint_uri, work_digest("adapter", parents, document))
+    work = {name: value for name, value in document.items() if name not in _WATCHING}
+    checkpoints = open_checkpoints(checkpoint_uri, work_digest("adapter", parents, work))
     manifest = produce(
         output,
         kind="adapter",

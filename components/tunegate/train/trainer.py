@@ -9,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import DataError, SettingsError
+from tunegate.contracts.settings import settings_document
+from tunegate.preflight.steps import optimizer_steps
 from tunegate.train.attention import use_row_attention
 from tunegate.train.hold import Held
 from tunegate.train.model import lora_config
-from tunegate.train.settings import TrainSettings
+from tunegate.train.rows_apart import refuse_long_chunks, refuse_mixed_rows
+from tunegate.train.settings import IGNORED, TrainSettings
 
 #: Columns of a prepared row that TRL trains on; the others are for people and for evaluation.
 _TRAINED_COLUMNS = ("prompt", "completion", "text")
-
-_IGNORED = -100
 
 #: Tracker → the packages of which one must be there, and the variable that says where its reports go.
 TRACKERS = {
@@ -32,12 +33,6 @@ def load_side(dataset: Path, side: str, *, scratch: Path) -> Any:
 
     rows = Dataset.from_json(str(dataset / f"{side}.jsonl"), keep_in_memory=True, cache_dir=str(scratch / "rows"))
     return rows.select_columns([name for name in rows.column_names if name in _TRAINED_COLUMNS])
-
-
-def optimizer_steps(rows: int, settings: TrainSettings) -> int:
-    """How many optimizer steps the run has on one device."""
-    batches = math.ceil(rows / settings.per_device_train_batch_size)
-    return math.ceil(math.ceil(batches / settings.gradient_accumulation_steps) * settings.num_train_epochs)
 
 
 def refuse_missing_trackers(settings: TrainSettings) -> None:
@@ -91,7 +86,7 @@ def sft_config(settings: TrainSettings, held: Held, *, rows: int, scratch: Path)
     from trl import SFTConfig
 
     on_gpu = torch.cuda.is_available()
-    steps = optimizer_steps(rows, settings)
+    steps = optimizer_steps(rows, settings_document(settings))
     return SFTConfig(
         output_dir=str(scratch),
         learning_rate=settings.learning_rate,
@@ -135,6 +130,7 @@ def build_trainer(
 
     Raises:
         DataError: when rows lose every label to max_length.
+        SettingsError: when the model cannot keep the rows of a batch apart.
     """
     import torch
     from transformers import PrinterCallback
@@ -153,7 +149,7 @@ def build_trainer(
         train_dataset=train,
         eval_dataset=validation,
         processing_class=tokenizer,
-        peft_config=peft_config(settings, total_step=optimizer_steps(len(train), settings)),
+        peft_config=peft_config(settings, total_step=optimizer_steps(len(train), settings_document(settings))),
         callbacks=[
             *watches,
             *([PagingWatch()] if held.optim.startswith("paged") else []),
@@ -166,6 +162,7 @@ def build_trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.train_dataset = _cut(trainer.train_dataset, settings.max_length, "train")
     trainer.eval_dataset = _cut(trainer.eval_dataset, settings.max_length, "validation")
+    _refuse_mixed_rows(trainer)
     if settings.method != "full":
         for name, parameter in trainer.model.named_parameters():
             if ".ranknum." in name:  # AdaLoRA's divisor: on a 16-bit base PEFT lets it train, and does not save it
@@ -173,6 +170,16 @@ def build_trainer(
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(torch.float32)
     return trainer
+
+
+def _refuse_mixed_rows(trainer: Any) -> None:
+    """Refuses batches of several rows for a model that would mix them; the shortest rows tell it soonest."""
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    refuse_long_chunks(trainer.model.config, max(lengths))
+    batches = (trainer.args.per_device_train_batch_size, trainer.args.per_device_eval_batch_size)
+    if max(batches) > 1 and len(lengths) > 1:
+        shortest = sorted(range(len(lengths)), key=lengths.__getitem__)[:2]
+        refuse_mixed_rows(trainer.model, trainer.data_collator, [trainer.train_dataset[i] for i in shortest])
 
 
 def peft_config(settings: TrainSettings, *, total_step: int) -> Any:
@@ -199,7 +206,7 @@ def _cut(rows: Any, max_length: int, side: str) -> Any:
     if all(len(ids) <= max_length for ids in rows["input_ids"]):
         return rows
     rows = rows.map(lambda row: {name: value[:max_length] for name, value in row.items() if isinstance(value, list)})
-    empty = [i for i, labels in enumerate(rows["labels"]) if all(label == _IGNORED for label in labels)]
+    empty = [i for i, labels in enumerate(rows["labels"]) if all(label == IGNORED for label in labels)]
     if empty:
         raise DataError(
             f"Rows of the {side} side lose every label to max_length.",

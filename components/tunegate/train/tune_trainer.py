@@ -6,28 +6,26 @@ Imported only where a model is trained: it loads torch, transformers and TRL.
 from __future__ import annotations
 
 import inspect
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
 
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.files import read_json_object
 from tunegate.contracts.progress import say
+from tunegate.preflight.logits import AT_ONCE_BYTES
 from tunegate.train.adalora import orthogonality
 from tunegate.train.callbacks import Clock
 from tunegate.train.checkpoint_files import STATE, read_trainable, write_trainable
 from tunegate.train.interruption import ValidationStopped
-
-IGNORED = -100
-
-#: Logits up to this size are made at once; TRL's fused head tiles larger ones, which takes several times as long on a
-#: CPU.
-LOGITS_BYTES = 512 << 20
+from tunegate.train.settings import IGNORED
 
 
 @dataclass
@@ -89,7 +87,7 @@ class TuneTrainer(SFTTrainer):  # type: ignore[misc]
         """Whether all logits that are needed may be made at once."""
         one_row = inputs["labels"].shape[0] == 1  # rows without padding lie one behind the other
         size = labelled * self._causal_lm().get_output_embeddings().weight.shape[0] * 4
-        return one_row and self._keeps_logits and not self.aux_loss_enabled and size <= LOGITS_BYTES
+        return one_row and self._keeps_logits and not self.aux_loss_enabled and size <= AT_ONCE_BYTES
 
     def _labelled_loss(self, model: Any, inputs: dict[str, Any], divisor: Any) -> Any:
         labels = inputs["labels"][0, 1:]
@@ -159,6 +157,20 @@ class TuneTrainer(SFTTrainer):  # type: ignore[misc]
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step < self.state.max_steps:  # a checkpoint of the last step has no epoch left
             super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        """Writes a checkpoint; one that cannot be written is said and left out: the run goes on, as it can."""
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except (
+            OSError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:  # torch and safetensors have their own for a full disk
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            shutil.rmtree(folder, ignore_errors=True)
+            seen = next(iter(str(error).splitlines()), "")
+            say("train", f"the checkpoint of step {self.state.global_step} could not be written: {seen}")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Writes what is trained into a checkpoint; the trainer adds optimizer, schedule and random states."""
