@@ -4,8 +4,10 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 RECIPES := pipelines/tunegate_pipelines/recipes
+SERVING := .venvs/serve/.installed
+LOCKS := lock-local lock-serve
 
-.PHONY: demo test lint e2e bench torture golden lock install clean
+.PHONY: demo test lint e2e bench torture golden lock $(LOCKS) install serve-environment clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
@@ -20,7 +22,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: $(INSTALLED)  ## the demo and the refusal as tests: half an hour on two cores
+e2e: $(INSTALLED) $(SERVING)  ## the demo, the refusal and real vLLM as tests: half an hour on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
 
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
@@ -44,13 +46,24 @@ $(INSTALLED): images/local/requirements.lock pyproject.toml
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	touch $@
 
-lock:  ## resolves requirements.in anew, in an environment of its own
-	rm -rf .venvs/lock
-	$(PYTHON) -m venv .venvs/lock
-	.venvs/lock/bin/pip install --quiet -r images/local/requirements.in
-	.venvs/lock/bin/pip install --quiet --no-deps -r images/local/no-deps.in
-	images/local/freeze.sh .venvs/lock > images/local/requirements.lock
-	rm -rf .venvs/lock
+serve-environment: $(SERVING)  ## vLLM in .venvs/serve, which the tests of serving start
+
+# What an image pins clashes with what another one does: each has an environment beside the first.
+.venvs/%/.installed: images/%/requirements.lock
+	@echo 'installing the locked environment into .venvs/$* (about 3 GB, once)'
+	test -x .venvs/$*/bin/python || $(PYTHON) -m venv .venvs/$*
+	.venvs/$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+lock: $(LOCKS)  ## resolves every requirements.in anew; `make lock-serve` that of one image
+
+$(LOCKS): lock-%:
+	rm -rf .venvs/lock-$*
+	$(PYTHON) -m venv .venvs/lock-$*
+	.venvs/lock-$*/bin/pip install --quiet -r images/$*/requirements.in
+	test ! -f images/$*/no-deps.in || .venvs/lock-$*/bin/pip install --quiet --no-deps -r images/$*/no-deps.in
+	images/freeze.sh images/$* .venvs/lock-$* > images/$*/requirements.lock
+	rm -rf .venvs/lock-$*
 
 clean:
 	rm -rf .venv .venvs runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

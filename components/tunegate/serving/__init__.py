@@ -1,0 +1,1 @@
+"""A supervised vLLM process and its client: started, ready, asked, stopped."""

@@ -1,0 +1,281 @@
+"""Asking a vLLM server: which models it has, and what they answer, token by token.
+
+What vLLM adds to OpenAI's interface makes an answer comparable with an evaluated one: token ids in and out, and the
+log-probabilities of the prompt (vllm/entrypoints/openai/completion/protocol.py of 0.32).
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tunegate.contracts.errors import InputError, RunError
+
+T = TypeVar("T")
+
+_TOKEN_ID = "token_id:"
+_SHOWN = 400
+
+#: How long a question of the server itself (is it well, what does it serve) may take.
+_GLANCE_SECONDS = 30.0
+
+# Straight to the server: a proxy of the environment would send prompts away, and cannot reach this machine anyhow.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that a server lists.
+
+    Attributes:
+        name: what requests call it.
+        root: the folder it was loaded from.
+        parent: the model that it adapts, empty for one that stands alone.
+        max_model_len: the longest prompt and answer together, in tokens; 0 where the server does not say (adapters).
+    """
+
+    name: str
+    root: str
+    parent: str
+    max_model_len: int
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that might have come at a place, with its natural log-probability."""
+
+    token_id: int
+    logprob: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of a prompt or an answer.
+
+    Attributes:
+        token_id: its id.
+        logprob: its natural log-probability; None where it was not asked for, and for a prompt's first token.
+        top: the most probable tokens at its place, the best first; empty where they were not asked for.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[Candidate, ...] = ()
+
+    @property
+    def gap(self) -> float | None:
+        """By how much log-probability the best candidate leads; None where fewer than two are known."""
+        return self.top[0].logprob - self.top[1].logprob if len(self.top) > 1 else None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """An answer.
+
+    Attributes:
+        text: as the server decoded it, without special tokens.
+        tokens: every token that was generated, the one that ended it included.
+        prompt: the prompt's tokens, as the server saw them.
+        finish_reason: ``stop`` or ``length``.
+    """
+
+    text: str
+    tokens: tuple[Token, ...]
+    prompt: tuple[Token, ...]
+    finish_reason: str
+
+
+@dataclass(frozen=True)
+class Client:
+    """A vLLM server's address.
+
+    Attributes:
+        url: ``http://host:port``.
+        timeout_seconds: how long an answer may take.
+    """
+
+    url: str
+    timeout_seconds: float = 300.0
+
+    def healthy(self) -> bool:
+        """Whether a server answers and says that its engine is well."""
+        try:
+            with _OPENER.open(f"{self.url}/health", timeout=_GLANCE_SECONDS) as answer:
+                return bool(answer.status == http.HTTPStatus.OK)
+        except (OSError, http.client.HTTPException):
+            return False
+
+    def models(self) -> tuple[ServedModel, ...]:
+        """What the server serves, the base first.
+
+        Raises:
+            RunError: when it does not answer.
+        """
+        return self._asked("/v1/models", None, _models, seconds=_GLANCE_SECONDS)
+
+    def complete(
+        self,
+        prompt: Sequence[int] | str,
+        *,
+        model: str,
+        max_tokens: int,
+        logprobs: int = 2,
+        prompt_logprobs: int | None = None,
+        stop: Sequence[str] = (),
+        ignore_eos: bool = False,
+        add_special_tokens: bool = False,
+    ) -> Completion:
+        """The greedy continuation of a prompt.
+
+        Args:
+            prompt: token ids, or text that a chat template has rendered.
+            model: the served name of the model or adapter.
+            max_tokens: where the answer is cut.
+            logprobs: how many of the best candidates are reported at each place of the answer; 0: the token's own.
+            prompt_logprobs: the same for the prompt; None: not even the tokens' own.
+            stop: texts that end the answer.
+            ignore_eos: whether the answer goes on after the end of the turn.
+            add_special_tokens: whether the server puts its first token before a text; a chat template has done so.
+
+        Raises:
+            InputError: when the server refuses the request, for example a prompt that is too long or an unknown model.
+            RunError: when it does not answer, or answers something else.
+        """
+        request: dict[str, Any] = {
+            "model": model, "prompt": prompt if isinstance(prompt, str) else list(prompt), "max_tokens": max_tokens,
+            "temperature": 0.0, "logprobs": logprobs, "stop": list(stop), "ignore_eos": ignore_eos,
+            "add_special_tokens": add_special_tokens, "return_token_ids": True, "return_tokens_as_token_ids": True,
+        }  # fmt: skip
+        if prompt_logprobs is not None:
+            request["prompt_logprobs"] = prompt_logprobs
+        return self._asked("/v1/completions", request, _completion)
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, model: str, max_tokens: int, logprobs: int = 2
+    ) -> Completion:
+        """The greedy answer to a conversation, rendered with the chat template of the served model.
+
+        Args:
+            messages: ``role`` and ``content`` of each turn.
+            model: the served name of the model or adapter.
+            max_tokens: where the answer is cut.
+            logprobs: how many of the best candidates are reported at each place of the answer.
+
+        Raises:
+            InputError: when the server refuses the request.
+            RunError: when it does not answer, or answers something else.
+        """
+        request = {
+            "model": model, "messages": [dict(message) for message in messages], "max_tokens": max_tokens,
+            "temperature": 0.0, "logprobs": True, "top_logprobs": logprobs, "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
+        }  # fmt: skip
+        return self._asked("/v1/chat/completions", request, _chat)
+
+    def _asked(self, path: str, request: Any, read: Callable[[Any], T], *, seconds: float | None = None) -> T:
+        """What the server answers to a request, read by ``read``."""
+        url = self.url + path
+        data = None if request is None else json.dumps(request).encode()
+        asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        try:
+            with _OPENER.open(asked, timeout=seconds or self.timeout_seconds) as answer:
+                body = answer.read()
+        except urllib.error.HTTPError as error:
+            raise _refused(url, error) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise RunError(
+                f"The server at {self.url} does not answer.",
+                seen=_reason(error),
+                expected=f"an answer to {path} within {seconds or self.timeout_seconds:.0f} s",
+                remedy="look at the server's log: it may have ended, or be busy with more than it can do",
+            ) from error
+        try:
+            return read(json.loads(body))
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise RunError(
+                f"The server at {self.url} answers something else than vLLM does.",
+                seen=f"{type(error).__name__}: {error}; {_shortened(body)}",
+                expected=f"what vLLM 0.32 answers to {path}",
+                remedy="check which server listens there, and its version",
+            ) from error
+
+
+def _refused(url: str, error: urllib.error.HTTPError) -> InputError | RunError:
+    body = error.read()
+    try:
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, TypeError, KeyError):
+        message = body.decode("utf-8", errors="replace")
+    seen = f"HTTP {error.code}: {_shortened(message.encode())}"
+    if error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+        return InputError(
+            "The server refuses the request.", seen=seen, expected=f"a request that {url} can answer",
+            remedy="change what the server names: the model's name, the prompt's length or the options",
+        )  # fmt: skip
+    return RunError(
+        "The server failed at the request.", seen=seen, expected=f"an answer from {url}",
+        remedy="look at the server's log",
+    )  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    reason = error.reason if isinstance(error, urllib.error.URLError) else error
+    return f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else str(reason)
+
+
+def _shortened(body: bytes) -> str:
+    text = " ".join(body.decode("utf-8", errors="replace").split())
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
+
+
+def _models(answer: Any) -> tuple[ServedModel, ...]:
+    return tuple(
+        ServedModel(card["id"], card["root"] or "", card["parent"] or "", card["max_model_len"] or 0)
+        for card in answer["data"]
+    )
+
+
+def _completion(answer: Any) -> Completion:
+    (choice,) = answer["choices"]
+    marks = choice["logprobs"]
+    logprobs, tops = marks["token_logprobs"], marks["top_logprobs"]
+    tokens = [
+        Token(token_id, logprob, _best({int(name.removeprefix(_TOKEN_ID)): p for name, p in top.items()}))
+        for token_id, logprob, top in zip(choice["token_ids"], logprobs, tops, strict=True)
+    ]
+    prompt_ids = choice["prompt_token_ids"]
+    at_prompt = choice["prompt_logprobs"] or [None] * len(prompt_ids)
+    prompt = [_prompt_token(token_id, known) for token_id, known in zip(prompt_ids, at_prompt, strict=True)]
+    return Completion(choice["text"], tuple(tokens), tuple(prompt), choice["finish_reason"])
+
+
+def _prompt_token(token_id: int, known: Mapping[str, Any] | None) -> Token:
+    """A prompt's token with what is known at its place: nothing before the first one."""
+    if known is None:
+        return Token(token_id)
+    found = {int(name): float(entry["logprob"]) for name, entry in known.items()}
+    return Token(token_id, found[token_id], _best(found))
+
+
+def _chat(answer: Any) -> Completion:
+    (choice,) = answer["choices"]
+    tokens = [
+        Token(
+            token_id,
+            mark["logprob"],
+            _best({int(top["token"].removeprefix(_TOKEN_ID)): top["logprob"] for top in mark["top_logprobs"]}),
+        )
+        for token_id, mark in zip(choice["token_ids"], choice["logprobs"]["content"], strict=True)
+    ]
+    prompt = tuple(Token(token_id) for token_id in answer["prompt_token_ids"])
+    return Completion(choice["message"]["content"] or "", tuple(tokens), prompt, choice["finish_reason"])
+
+
+def _best(candidates: Mapping[int, float]) -> tuple[Candidate, ...]:
+    """Candidates by falling log-probability, equal ones by their id."""
+    return tuple(Candidate(*pair) for pair in sorted(candidates.items(), key=lambda pair: (-pair[1], pair[0])))

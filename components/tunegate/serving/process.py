@@ -1,0 +1,251 @@
+"""A vLLM process: started, watched until it is ready, and stopped whatever happens to the one who started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from tunegate.contracts.errors import RunError, SettingsError
+from tunegate.contracts.manifest import input_digest
+from tunegate.contracts.progress import say
+from tunegate.serving import guard
+from tunegate.serving.client import Client
+from tunegate.serving.engine import Engine, command_line, process_environment
+from tunegate.serving.environment import ServeEnvironment
+from tunegate.serving.log import last_line, telling_lines
+
+TASK = "serve"
+
+#: How long loading may take. On two cores vLLM takes 70 to 80 s before it has looked at a weight.
+READY_SECONDS = 900.0
+
+#: How long vLLM may take to end by itself before it is killed.
+STOP_SECONDS = 20.0
+
+_POLL_SECONDS = 0.25
+_SAY_SECONDS = 10.0
+
+#: What the guard itself needs, to kill and to end, beyond the time it grants.
+_KEEPER_SECONDS = 5.0
+
+#: Listening here is listening everywhere, and nobody can be asked at such an address.
+_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+class Server:
+    """A vLLM process that is ready. Leaving it as a context stops it.
+
+    Attributes:
+        served_name: what requests call the model.
+        digests: served name → content digest of the folder it is loaded from, as verified before the start.
+        url: where it answers.
+        log: its log.
+        group: the id of the process group of vLLM and its workers; 0 once it has ended.
+        started_seconds: how long it took until it was ready.
+    """
+
+    def __init__(
+        self,
+        keeper: subprocess.Popen[str],
+        *,
+        served_name: str,
+        digests: Mapping[str, str],
+        url: str,
+        log: Path,
+        stop_seconds: float,
+    ) -> None:
+        self.served_name, self.digests, self.url, self.log = served_name, dict(digests), url, log
+        self.group, self.started_seconds = 0, 0.0
+        self._keeper, self._stop_seconds = keeper, stop_seconds
+
+    @property
+    def client(self) -> Client:
+        """Asks this server."""
+        return Client(self.url)
+
+    def poll(self) -> int | None:
+        """The exit code of a server that has ended, None while it runs."""
+        code = self._keeper.poll()
+        if code is not None:
+            self._end_what_is_left()
+        return code
+
+    def check_alive(self) -> None:
+        """Raises RunError, with what its log tells, when the server has ended."""
+        code = self.poll()
+        if code is not None:
+            raise ended("vLLM ended while it was needed.", code, self.log)
+
+    def stop(self) -> None:
+        """Ends the server and every process it started; returns when none is left. A second time does nothing."""
+        try:
+            self._keeper.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._keeper.wait(self._stop_seconds + _KEEPER_SECONDS)
+        finally:
+            self._keeper.kill()
+            self._keeper.wait()
+            self._end_what_is_left()
+
+    def _end_what_is_left(self) -> None:
+        """Ends the group of a guard that was killed; one that ended by itself has seen to it. Once: ids are reused."""
+        if self.group and self._keeper.returncode < 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.group, signal.SIGKILL)
+        self.group = 0
+        if self._keeper.stdout is not None:
+            self._keeper.stdout.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def start(
+    engine: Engine,
+    where: ServeEnvironment,
+    *,
+    log: Path,
+    ready_seconds: float = READY_SECONDS,
+    stop_seconds: float = STOP_SECONDS,
+) -> Server:
+    """Starts vLLM and returns when it serves.
+
+    Args:
+        engine: what is served and how. A model or adapter that is an artifact is verified first.
+        where: the environment to start it in.
+        log: the file that gets all that vLLM says; written anew.
+        ready_seconds: how long it may take until it serves.
+        stop_seconds: how long it may take to end before it is killed.
+
+    Raises:
+        ArtifactError: when the model or an adapter is not what its manifest says.
+        SettingsError, AdapterError: when vLLM could not be started so.
+        RunError: when it ends or is not ready in time; nothing runs then.
+    """
+    say(TASK, f"verifying {engine.model}")
+    model_digest = input_digest(engine.model)
+    served_name = engine.served_name or model_digest
+    digests = {served_name: model_digest} | {name: input_digest(path) for name, path in engine.lora_modules.items()}
+    port = _port(engine.host, engine.port)
+    command = command_line(engine, where, served_name=served_name, port=port)
+    begin = time.monotonic()
+    keeper = _guarded(command, process_environment(engine, os.environ), log=log, stop_seconds=stop_seconds)
+    url = _url(engine.host, port)
+    server = Server(keeper, served_name=served_name, digests=digests, url=url, log=log, stop_seconds=stop_seconds)
+    try:
+        server.group = int((keeper.stdout.readline() if keeper.stdout else "") or 0)
+        say(TASK, f"starting vLLM {where.vllm_version}, log {log}")
+        _wait_until_ready(server, ready_seconds=ready_seconds)
+    except BaseException:
+        server.stop()
+        raise
+    server.started_seconds = time.monotonic() - begin
+    say(TASK, f"serving {served_name} at {url} after {server.started_seconds:.0f} s")
+    return server
+
+
+def _guarded(
+    command: Sequence[str], environment: dict[str, str], *, log: Path, stop_seconds: float
+) -> subprocess.Popen[str]:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    guarded = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(stop_seconds)]
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            [*guarded, *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def _url(host: str, port: int) -> str:
+    host = _EVERYWHERE.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _port(host: str, port: int) -> int:
+    """The port, or a free one for 0.
+
+    Raises:
+        SettingsError: when the host cannot be listened on, or another process listens there.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM does: a port that just closed will do
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise SettingsError(
+            f"vLLM cannot listen on {host}, port {port}.",
+            seen=str(error),
+            expected="an address of this machine on which nothing listens",
+            remedy="stop what listens there, or use port 0: one that is free",
+        ) from error
+
+
+def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
+    """Returns when the server is well and lists every name it should.
+
+    Raises:
+        RunError: when it ends, is not ready in time, or something else answers in its place.
+    """
+    begin = said = time.monotonic()
+    while not server.client.healthy():
+        now = time.monotonic()
+        code = server.poll()
+        if code is not None:
+            raise ended("vLLM ended before it was ready.", code, server.log)
+        if now - begin > ready_seconds:
+            raise RunError(
+                "vLLM was not ready in time.",
+                seen=f"no answer at {server.url}/health after {ready_seconds:.0f} s",
+                expected="a server that answers",
+                remedy=f"read {server.log}; where it is only slow, allow it more time",
+                items=telling_lines(server.log),
+            )
+        if now - said > _SAY_SECONDS:
+            said = now
+            say(TASK, f"loading since {now - begin:.0f} s · {last_line(server.log)[:100]}")
+        time.sleep(_POLL_SECONDS)
+    served = [model.name for model in server.client.models()]
+    code = server.poll()
+    if code is not None:
+        raise ended("vLLM ended before it was ready, and another server answers in its place.", code, server.log)
+    missing = [name for name in server.digests if name not in served]
+    if missing:
+        raise RunError(
+            f"The server at {server.url} serves something else.",
+            seen=f"models {', '.join(served) or '(none)'}",
+            expected=f"models {', '.join(server.digests)}",
+            remedy=f"read {server.log}; check what else listens on that port",
+            items=missing,
+        )
+
+
+def ended(failed: str, code: int, log: Path) -> RunError:
+    """The error of a server that is no more, with what its log tells."""
+    by = f"signal {signal.Signals(code - 128).name}" if code - 128 in set(signal.Signals) else f"exit code {code}"
+    return RunError(
+        failed,
+        seen=by,
+        expected="a server that runs until it is stopped",
+        remedy=f"the log tells more: {log}",
+        items=telling_lines(log),
+    )

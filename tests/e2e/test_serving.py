@@ -1,0 +1,199 @@
+"""Real vLLM on a CPU: what it answers to a tiny model of each scheme is what transformers answers.
+
+A start takes more than a minute, so each scheme has one, and every question is asked while it lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tunegate.contracts.errors import InputError
+from tunegate.contracts.manifest import input_digest
+from tunegate.serving.client import Completion, Token
+from tunegate.serving.engine import Engine
+from tunegate.serving.environment import find_environment
+from tunegate.serving.process import Server, start
+
+pytestmark = pytest.mark.e2e
+
+#: What this kind of machine can serve. W4A16 needs AVX512.
+SCHEMES = ("float32", "W8A8", "FP8_DYNAMIC")
+
+#: How far a log-probability may lie from transformers': the libraries add in another order, and where activations are
+#: quantized as they come, a difference in the last bit moves a code, and with it everything behind.
+TOLERANCE = {"float32": 1e-4, "W8A8": 0.1, "FP8_DYNAMIC": 0.1}
+
+ADAPTER = "adapter-1"
+LENGTH = 24
+
+
+@dataclass
+class Served:
+    """A model, and the server that has it."""
+
+    scheme: str
+    folder: Path
+    server: Server
+
+    def answer(self, prompt: list[int], **asked: Any) -> Completion:
+        asked = {"model": self.server.served_name, "max_tokens": LENGTH, "ignore_eos": True, **asked}
+        return self.server.client.complete(prompt, **asked)
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module")
+def base(make_base: Any) -> Path:
+    """A Llama with heads of 32, the smallest that vLLM's attention on a CPU knows."""
+    return make_base(hidden=128)
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter that changes every answer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from tunegate.models.load import load_causal_lm
+
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    folder = tmp_path_factory.mktemp("adapter") / "adapter"
+    get_peft_model(load_causal_lm(base), config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=SCHEMES)
+def served(
+    request: pytest.FixtureRequest, base: Path, adapter: Path, tiny_dataset: Path, tmp_path_factory: Any
+) -> Iterator[Served]:
+    from tunegate.quantize.settings import QuantizeSettings
+    from tunegate.quantize.step import run
+
+    scheme, place = request.param, tmp_path_factory.mktemp("served")
+    folder = base
+    if scheme != "float32":
+        folder = place / "quantized"
+        settings = QuantizeSettings(scheme=scheme, num_calibration_samples=24)
+        run(settings, model=base, dataset=tiny_dataset, output=folder)
+    adapters = {ADAPTER: adapter} if scheme == "float32" else {}
+    engine = Engine(folder, dtype="float32", kv_cache_memory_bytes=64 << 20, lora_modules=adapters)
+    with start(engine, find_environment(), log=place / "serve.log", ready_seconds=3600.0) as server:
+        print(f"{scheme}: ready after {server.started_seconds:.0f} s")
+        yield Served(scheme, folder, server)
+        first = psutil.Process(server.group)
+        processes = [first, *first.children(recursive=True)]
+    assert len(processes) > 1  # the engine is a process of its own
+    assert not any(alive(process) for process in processes)
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_tokenizer: Any, tiny_rows: list[dict[str, Any]]) -> list[list[int]]:
+    from tunegate.models.chat import render
+
+    messages = [row["messages"] for row in tiny_rows[:6]]
+    return [render(tiny_tokenizer, turns[:-1], turns[-1:]).prompt_ids for turns in messages]
+
+
+def log_probabilities(model: Any, ids: list[int]) -> Any:
+    """What transformers gives to every token at every place: positions × vocabulary, float32."""
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+
+
+def check_answer(model: Any, completion: Completion, *, tolerance: float) -> int:
+    """Holds an answer against transformers' forward pass over prompt and answer; returns how many tokens were certain.
+
+    Where the two best candidates lie closer than twice the tolerance, either is right.
+    """
+    prompt, answer = ([token.token_id for token in tokens] for tokens in (completion.prompt, completion.tokens))
+    expected = log_probabilities(model, prompt + answer)
+    certain = 0
+    for place, token in enumerate(completion.tokens, start=len(prompt) - 1):
+        best, second = expected[place].topk(2).values.tolist()
+        assert token.logprob == pytest.approx(float(expected[place, token.token_id]), abs=tolerance)
+        if best - second > 2 * tolerance:
+            certain += 1
+            assert token.token_id == int(expected[place].argmax())
+            assert token.gap == pytest.approx(best - second, abs=2 * tolerance)
+    return certain
+
+
+def largest_difference(model: Any, tokens: tuple[Token, ...]) -> float:
+    """How far the prompt's log-probabilities lie from transformers'."""
+    expected = log_probabilities(model, [token.token_id for token in tokens])
+    pairs = zip(tokens[1:], expected, strict=False)
+    return max(abs(float(token.logprob or 0.0) - float(row[token.token_id])) for token, row in pairs)
+
+
+def test_answers_are_those_of_transformers(served: Served, prompts: list[list[int]]) -> None:
+    from tunegate.models.load import load_causal_lm
+
+    model, tolerance = load_causal_lm(served.folder), TOLERANCE[served.scheme]
+    answers = [served.answer(prompt, prompt_logprobs=0) for prompt in prompts]
+    assert [[token.token_id for token in answer.prompt] for answer in answers] == prompts
+    difference = max(largest_difference(model, answer.prompt) for answer in answers)
+    certain = sum(check_answer(model, answer, tolerance=tolerance) for answer in answers)
+    print(f"{served.scheme}: prompts differ by {difference:.2g}, {certain} of {LENGTH * len(prompts)} tokens certain")
+    assert difference <= tolerance
+    assert certain > LENGTH * len(prompts) / 2
+
+
+def test_an_answer_proves_which_bytes_gave_it(served: Served, prompts: list[list[int]]) -> None:
+    digest = input_digest(served.folder)
+    first, *_ = served.server.client.models()
+    assert first.name == digest
+    assert first.root == str(served.folder)
+    with pytest.raises(InputError, match="refuses the request") as raised:
+        served.answer(prompts[0], model="another-model")
+    assert "HTTP 404" in raised.value.seen
+    assert "another-model" in raised.value.seen
+
+
+def test_an_adapter_answers_under_its_own_name_as_in_peft(
+    served: Served, adapter: Path, prompts: list[list[int]]
+) -> None:
+    if served.scheme != "float32":
+        pytest.skip("adapters are served on the float model")
+    from peft import PeftModel
+
+    from tunegate.models.load import load_causal_lm
+
+    model = PeftModel.from_pretrained(load_causal_lm(served.folder), adapter)
+    tolerance = TOLERANCE[served.scheme]
+    adapted = [served.answer(prompt, model=ADAPTER) for prompt in prompts]
+    assert sum(check_answer(model, answer, tolerance=tolerance) for answer in adapted) > LENGTH * len(prompts) / 2
+    plain = [served.answer(prompt) for prompt in prompts]
+    assert all(one.tokens != other.tokens for one, other in zip(adapted, plain, strict=True))
+
+
+def test_a_chat_is_rendered_as_it_was_trained(
+    served: Served, prompts: list[list[int]], tiny_rows: list[dict[str, Any]]
+) -> None:
+    messages = tiny_rows[0]["messages"][:-1]
+    chat = served.server.client.chat(messages, model=served.server.served_name, max_tokens=4)
+    plain = served.answer(prompts[0], max_tokens=4, ignore_eos=False)
+    assert [token.token_id for token in chat.prompt] == prompts[0]
+    assert [token.token_id for token in chat.tokens] == [token.token_id for token in plain.tokens]
+    assert chat.text == plain.text
+    assert chat.finish_reason == plain.finish_reason
+
+
+def test_a_prompt_that_is_too_long_is_refused_with_the_servers_reason(served: Served) -> None:
+    with pytest.raises(InputError, match="refuses the request") as raised:
+        served.answer([5] * 600)
+    assert "HTTP 400" in raised.value.seen
+    assert "512" in raised.value.seen

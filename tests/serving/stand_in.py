@@ -1,0 +1,63 @@
+"""Stands in for vLLM where only the process matters: takes its options, listens, and answers what readiness asks for.
+
+It is run in place of the serving environment's Python. What it does is told by the variable ``STAND_IN``, a JSON
+object: ``delay`` (seconds until it listens), ``code`` and ``says`` (it prints and ends instead), ``names`` (served in
+place of the one asked for), ``deaf`` (ignores SIGTERM, as does the worker that it starts), ``note`` (a file that gets
+its environment).
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+TOLD = json.loads(os.environ.get("STAND_IN", "{}"))
+WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-m", dest="module", choices=["vllm.entrypoints.openai.api_server"], required=True)
+    for name in ("model", "served-model-name", "host", "dtype", "load-format", "generation-config"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--kv-cache-memory-bytes", type=int)
+    for name in ("enforce-eager", "disable-uvicorn-access-log", "disable-fastapi-docs"):
+        parser.add_argument(f"--{name}", action="store_true")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    if "note" in TOLD:
+        Path(TOLD["note"]).write_text(json.dumps(dict(os.environ)), "utf-8")
+    if "code" in TOLD:
+        print(TOLD["says"], flush=True)
+        sys.exit(TOLD["code"])
+    if TOLD.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen([sys.executable, "-c", WORKER])
+    print("loading", flush=True)
+    time.sleep(TOLD.get("delay", 0))
+    cards = [
+        {"id": name, "root": given.model, "parent": None, "max_model_len": 8}
+        for name in TOLD.get("names", [given.served_model_name])
+    ]
+    answers = {"/health": b"", "/v1/models": json.dumps({"data": cards}).encode()}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path in answers else 404)
+            self.end_headers()
+            self.wfile.write(answers.get(self.path, b""))
+
+    HTTPServer((given.host, given.port), Handler).serve_forever()
+
+
+if __name__ == "__main__":
+    main()
