@@ -127,7 +127,7 @@ def _build_merge(
         "round_tripped_modules": report["round_tripped_modules"],
         "changed_share": sum(m.changed for m in modules) / sum(m.elements for m in modules),
     }
-    _write_documents(folder, report, summary, merge_page(summary, modules, report["measured"]))
+    _write_documents(folder, report, summary, merge_page(summary, modules, measured.document if measured else None))
 
 
 def _decided_by(settings: MergeSettings, held_out: HeldOut | None) -> str:
