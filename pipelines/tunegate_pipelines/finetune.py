@@ -1,4 +1,4 @@
-"""The pipeline ``finetune``: prepare, train, merge, quantize, evaluate, gate, and promote only on PASS."""
+"""The pipeline ``finetune``: prepare, train, merge, quantize, compare, evaluate, gate, and promote only on PASS."""
 
 from collections.abc import Mapping
 
@@ -7,6 +7,7 @@ from kfp import dsl
 from tunegate.evaluate.component import evaluate_base, evaluate_model
 from tunegate.gate.component import gate
 from tunegate.merge.component import merge
+from tunegate.parity.component import parity
 from tunegate.prepare.component import prepare
 from tunegate.promote.component import promote
 from tunegate.quantize.component import quantize
@@ -60,14 +61,14 @@ def finetune(
         learning_rate: Peak learning rate; 1e-4 to 2e-4 is usual for adapters, 1e-5 to 2e-5 for full.
         num_train_epochs: Passes over the train rows.
         max_length: Longest row, in tokens.
-        merge_base: Which 16-bit base the adapter is added to: 'original' or 'dequantized'.
+        merge_base: Which 16-bit base the adapter is added to: 'original', 'dequantized', or the better one: 'measure'.
         scheme: How to quantize: 'W4A16', 'W8A8' or 'FP8_DYNAMIC'.
         evaluation_rows: How many evaluation rows to judge on; 0 for all.
         seed: Seed of training.
         reuse_evaluations: A folder that keeps evaluations of bases by digest, each made once; empty for none.
         checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
-            quantize, evaluate, gate, promote.
+            quantize, parity, evaluate, gate, promote.
     """
     ending = summarize(base_model=base_model, dataset=dataset, registry=registry, alias=alias)
     request(uncached(ending), "summarize")
@@ -101,26 +102,29 @@ def finetune(
         request(uncached(base), "evaluate")
         trained = train(settings=of["train"], base_model=base_model, checkpoint_uri=checkpoint_uri, dataset=rows)
         retried(request(uncached(trained), "train"))
-        merging = merge(settings=of["merge"], base_model=base_model, adapter=trained.outputs["adapter"])
+        adapter = trained.outputs["adapter"]
+        merging = merge(settings=of["merge"], base_model=base_model, adapter=adapter, dataset=rows)
         request(uncached(merging), "merge")
         quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)
         request(uncached(quantizing), "quantize")
         models = {
-            "adapter": trained.outputs["adapter"],
+            "adapter": adapter,
             "merged": merging.outputs["merged"],
             "quantized": quantizing.outputs["quantized"],
         }
-        evaluations = {"base_evaluation": base.outputs["evaluation"]}
+        compared = parity(settings=of["parity"], base_model=base_model, dataset=rows, **models)
+        request(uncached(compared), "parity")
+        evidence = {"parity": compared.outputs["report"], "base_evaluation": base.outputs["evaluation"]}
         for role in TUNED:
             tuned = evaluate_model(settings=of["evaluate"], model=models[role], dataset=rows)
             request(uncached(tuned).set_display_name(f"evaluate {role}"), "evaluate")
-            evaluations[f"{role}_evaluation"] = tuned.outputs["evaluation"]
+            evidence[f"{role}_evaluation"] = tuned.outputs["evaluation"]
 
-        judged = gate(settings=of["gate"], dataset=rows, **models, **evaluations)
+        judged = gate(settings=of["gate"], dataset=rows, **models, **evidence)
         request(uncached(judged), "gate")
         verdict = judged.outputs["verdict"]
         with dsl.If(judged.outputs["decision"] == "PASS", name="passed"):
-            promoting = promote(settings=of["promote"], registry=registry, verdict=verdict, **models, **evaluations)
+            promoting = promote(settings=of["promote"], registry=registry, verdict=verdict, **models, **evidence)
             request(uncached(promoting), "promote")
         with dsl.Else(name="not passed"):
             request(uncached(refused(verdict=verdict)), "refused")

@@ -9,6 +9,7 @@ from typing import Any
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.gate.settings import GateSettings
 from tunegate.merge.settings import MergeSettings
+from tunegate.parity.settings import ParitySettings
 from tunegate.prepare.settings import PrepareSettings
 from tunegate.promote.settings import PromoteSettings
 from tunegate.quantize.settings import QuantizeSettings
@@ -20,6 +21,7 @@ SECTIONS: Mapping[str, type] = {
     "train": TrainSettings,
     "merge": MergeSettings,
     "quantize": QuantizeSettings,
+    "parity": ParitySettings,
     "evaluate": EvaluateSettings,
     "gate": GateSettings,
     "promote": PromoteSettings,

@@ -34,7 +34,7 @@ PAGES_FOLDER = "pages"
 KFP_FOLDER = "kfp"
 
 #: The order in which steps are shown.
-_ORDER = ("dataset", "adapter", "merged", "quantized", "evaluation", "verdict", "promotion")
+_ORDER = ("dataset", "adapter", "merged", "quantized", "parity", "evaluation", "verdict", "promotion")
 _ROLES = ("base", "merged", "quantized")
 #: How the demo's measures are called in the table; any other is shown as ``task metric``.
 _LABELS: Mapping[tuple[str, str], str] = {

@@ -26,8 +26,9 @@ REQUESTS: Mapping[str, Request] = {
     "check": _CONTROL,
     "prepare": Request(cpu="4", memory="16Gi"),
     "train": Request(cpu="8", memory="64Gi", accelerators=1),
-    "merge": Request(cpu="4", memory="16Gi"),
+    "merge": Request(cpu="4", memory="64Gi"),  # 'merge_base: measure' loads what it merged
     "quantize": Request(cpu="8", memory="64Gi", accelerators=1),
+    "parity": Request(cpu="8", memory="64Gi", accelerators=1),
     "evaluate": Request(cpu="8", memory="64Gi", accelerators=1),
     "gate": Request(cpu="2", memory="4Gi"),
     "promote": Request(cpu="2", memory="4Gi"),

@@ -34,6 +34,7 @@ def check(
         ("train", dict),
         ("merge", dict),
         ("quantize", dict),
+        ("parity", dict),
         ("evaluate", dict),
         ("gate", dict),
         ("promote", dict),

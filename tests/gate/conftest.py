@@ -41,6 +41,8 @@ class Run:
         rows: role → what changes the rows of ``rows.parquet``.
         without: files that are not written, as ``role/name``.
         parents: kind → parents in place of the right ones.
+        parity: what of a good parity report is replaced: ``pairs`` (pair → figures), ``report`` and ``manifest`` (name
+            → digest), ``top`` (entries of the document), ``without`` (what is not merged with it); None writes none.
     """
 
     folder: Path
@@ -52,6 +54,7 @@ class Run:
     without: set[str] = field(default_factory=set)
     parents: dict[str, dict[str, str]] = field(default_factory=dict)
     roles: tuple[str, ...] = ("base", "merged", "quantized")
+    parity: dict[str, Any] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -63,7 +66,9 @@ class Run:
             for row in ids
         )  # fmt: skip
         profile = json.dumps(self.profile)
-        dataset = self._artifact("dataset", {}, {"evaluation.jsonl": questions, "profile.json": profile})
+        dataset = self._artifact(
+            "dataset", {}, {"evaluation.jsonl": questions, "validation.jsonl": "{}", "profile.json": profile}
+        )
         adapter = self._artifact("adapter", {"dataset": dataset.content_digest})
         merged = self._artifact("merged", {"base_model": BASE_DIGEST, "adapter": adapter.content_digest})
         quantized = self._artifact("quantized", {"model": merged.content_digest, "dataset": dataset.content_digest})
@@ -72,10 +77,18 @@ class Run:
         self.inputs["evaluations"] = {
             role: self._evaluation(role, ids, digests[role], _rows_digest(dataset)) for role in self.roles
         }
+        if self.parity is not None:
+            rows = next(entry.sha256 for entry in dataset.files if entry.path == "validation.jsonl")
+            about = {"base": BASE_DIGEST, "adapter": adapter.content_digest, "validation_rows": rows}
+            self.inputs["parity"] = self._parity({**digests, **about}, self.parity)
 
     def judge(self) -> Verdict:
         """Writes everything and runs the gate."""
         self.write()
+        return self.judge_written()
+
+    def judge_written(self) -> Verdict:
+        """Runs the gate on what was written before."""
         run(GateSettings(self.policy), **self.inputs, output=self.folder / "verdict")
         return read_verdict(self.folder / "verdict")
 
@@ -87,6 +100,30 @@ class Run:
 
         parents = self.parents.get(kind, parents)
         return produce(self.folder / kind, kind=kind, parents=parents, settings={}, build=build)
+
+    def _parity(self, about: Mapping[str, str], change: Mapping[str, Any]) -> Path:
+        """A good report of these digests, changed."""
+
+        def digests(where: str) -> dict[str, str]:
+            return {name: d for name, d in {**about, **change.get(where, {})}.items() if d is not None}
+
+        worst = [{"row_id": "row 7"}, {"row_id": "row 9"}, {"row_id": "row 7"}]
+        good = {"top1_agreement": 1.0, "max_token_kl": 0.5, "worst_layer": "model.layers.1", "worst_tokens": worst}
+        pairs: Any = {
+            "merged against adapter": {**good, "mean_kl": 1e-6},
+            "quantized against merged": {**good, "mean_kl": 0.01},
+        }
+        if "pairs" in change.get("without", ()):
+            pairs = change["pairs"]
+        else:
+            pairs = {name: {**figures, **change.get("pairs", {}).get(name, {})} for name, figures in pairs.items()}
+        document = {
+            "schema_version": 1, "digests": digests("report"), "rows": 4, "tokens": 100,
+            "noise_floor": {"mean_kl": 1e-9}, "pairs": pairs,
+        } | change.get("top", {})  # fmt: skip
+        self.parents["parity"] = digests("manifest")
+        self._artifact("parity", {}, {"parity.json": json.dumps(document), "page.html": "parity"})
+        return self.folder / "parity"
 
     def _evaluation(self, role: str, ids: list[str], model: str, evaluation_rows: str) -> Path:
         scores = self.scores[role]

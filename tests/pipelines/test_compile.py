@@ -62,7 +62,17 @@ def test_choices_of_a_setting_are_said_in_the_run_form(document: Any) -> None:
 def test_no_task_is_ever_taken_from_the_cache(document: Any) -> None:
     """The cache's key does not hold the content of artifacts: a hit may be what was made from other bytes."""
     found = {name: task for name, task in tasks(document).items() if not name.startswith(("condition", "exit-handler"))}
-    steps = ("prepare", "train", "merge", "quantize", "evaluate-base", "evaluate-model", "evaluate-model-2", "gate")
+    steps = (
+        "prepare",
+        "train",
+        "merge",
+        "quantize",
+        "parity",
+        "evaluate-base",
+        "evaluate-model",
+        "evaluate-model-2",
+        "gate",
+    )
     assert {"check", *steps, "promote", "refused", "summarize"} == found.keys()
     assert [name for name, task in found.items() if task.get("cachingOptions", {}).get("enableCache")] == []
 
@@ -79,7 +89,8 @@ def test_heavy_steps_ask_for_an_accelerator_and_light_ones_for_none(document: An
     executors = document["deploymentSpec"]["executors"]
     asked = {name for name, e in executors.items() if e["container"].get("resources", {}).get("accelerator")}
     assert asked == {
-        f"exec-{name}" for name in ("train", "quantize", "evaluate-base", "evaluate-model", "evaluate-model-2")
+        f"exec-{name}"
+        for name in ("train", "quantize", "parity", "evaluate-base", "evaluate-model", "evaluate-model-2")
     }
     assert all("cpuLimit" in str(e) or "resourceCpuLimit" in str(e) for e in executors.values())
 

@@ -103,6 +103,25 @@ def test_a_pass_is_published_whole_and_the_alias_points_at_it(judged: Judged, tm
     assert json.loads((judged.folder / "promotion/summary.json").read_text())["version"] == head.version
 
 
+def test_a_parity_report_that_was_judged_is_part_of_the_version_and_must_be_there(tmp_path: Path) -> None:
+    parity = tmp_path / "parity"
+    digest = _artifact(parity, "parity", "close")
+    bound = {"parity": digest}
+    judged = _finished(
+        tmp_path / "one",
+        tmp_path / "registry",
+        change=lambda verdict: dataclasses.replace(verdict, subjects={**verdict.subjects, **bound}),
+    )
+    with pytest.raises(ArtifactError, match="about other artifacts") as caught:
+        judged.promote()
+    assert caught.value.items == (f"parity: given nothing, judged {digest}",)
+    judged.inputs["parity"] = parity
+    version = judged.promote()["version"]
+    manifest = fetch_version(open_storage(str(judged.registry)), version, tmp_path / "fetched")
+    assert manifest.parents["parity"] == digest
+    assert verify(tmp_path / "fetched/parity").content_digest == digest
+
+
 def test_a_second_promotion_names_what_it_replaced(judged: Judged, tmp_path: Path) -> None:
     first = judged.promote()
     second = _finished(tmp_path / "two", judged.registry, "two").promote()

@@ -14,9 +14,10 @@ from tunegate.contracts.manifest import verify
 from tunegate.contracts.settings import parse_settings
 from tunegate.models.chat import render
 from tunegate.models.files import tokenizer_files
+from tunegate.models.four_bit import four_bit
 from tunegate.models.load import load_causal_lm, load_tokenizer
 from tunegate.train.hold import Held
-from tunegate.train.model import four_bit, load_base
+from tunegate.train.model import load_base
 from tunegate.train.settings import TrainSettings
 from tunegate.train.step import _refuse_divergence, run
 from tunegate.train.trainer import build_trainer

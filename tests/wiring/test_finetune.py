@@ -19,6 +19,8 @@ from tunegate.storage.open import open_storage
 
 #: No row of the quantized model may be much worse: true of any model, tuned or not.
 PASSES = [{"task": "tool_call", "metric": "valid", "candidate": "quantized", "reference": "merged", "margin": 0.6}]
+#: A LoRA adapter in float32 is merged exactly but for rounding.
+PARITY = [{"reference": "adapter", "candidate": "merged", "max_mean_kl": 1e-6, "min_top1_agreement": 1.0}]
 #: A gain that a model of two layers cannot make.
 CANNOT_PASS = [
     *PASSES,
@@ -57,7 +59,8 @@ def start(place: Path, tiny_base: Path, rows_file: Path) -> Any:
             "train": {"gradient_checkpointing": False, "evaluations_per_run": 1},
             "quantize": {"num_calibration_samples": 4},
             "evaluate": {"max_new_tokens": 4},
-            "gate": {"policy": {"checks": checks}},
+            "parity": {"rows": 2},
+            "gate": {"policy": {"checks": checks, "parity": PARITY}},
         }
         path = place / f"{name}.yaml"
         path.write_text(yaml.safe_dump(recipe), "utf-8")
@@ -87,6 +90,7 @@ def test_every_step_leaves_an_artifact_that_verifies(promoted: Finished) -> None
         "adapter",
         "merged",
         "quantized",
+        "parity",
         "evaluation of base",
         "evaluation of merged",
         "evaluation of quantized",
@@ -104,6 +108,8 @@ def test_lineage_leads_from_the_verdict_back_to_the_data(promoted: Finished) -> 
     assert digests["dataset"] in parents["adapter"]
     assert digests["adapter"] in parents["merged"]
     assert {digests["merged"], digests["dataset"]} <= parents["quantized"]
+    assert {digests[name] for name in ("adapter", "merged", "quantized")} <= parents["parity"]
+    assert digests["parity"] in parents["verdict"] & parents["promotion"]
     assert digests["quantized"] in parents["evaluation of quantized"]
     assert {digests[f"evaluation of {role}"] for role in ("base", "merged", "quantized")} <= parents["verdict"]
     assert digests["verdict"] in parents["promotion"]
@@ -130,7 +136,7 @@ def test_person_sees_table_verdict_and_page_and_none_of_kfps_dumps(promoted: Fin
 def test_index_links_a_page_of_every_step(promoted: Finished) -> None:
     index = (promoted.folder / "index.html").read_text("utf-8")
     pages = sorted(path.name for path in (promoted.folder / "pages").iterdir())
-    assert len(pages) == 9
+    assert len(pages) == 10
     for name in pages:
         assert f'href="pages/{name}"' in index
         assert "<html" in (promoted.folder / "pages" / name).read_text("utf-8")
@@ -146,7 +152,7 @@ def test_kfp_is_given_page_metrics_and_digest_of_each_step(promoted: Finished) -
         if "content_digest" in artifact.get("metadata", {})
     }
     assert {verify(folder).content_digest for folder in artifacts(promoted).values()} == digests
-    assert len(list((promoted.folder / "kfp").rglob("page"))) == 11
+    assert len(list((promoted.folder / "kfp").rglob("page"))) == 12
 
 
 def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted: Finished) -> None:

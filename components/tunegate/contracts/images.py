@@ -19,6 +19,7 @@ IMAGES: Mapping[str, str] = {
     "train": TRAIN,
     "merge": TRAIN,
     "quantize": QUANTIZE,
+    "parity": EVALUATE,
     "evaluate": EVALUATE,
     "gate": CONTROL,
     "promote": CONTROL,

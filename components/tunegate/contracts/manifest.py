@@ -30,6 +30,7 @@ from tunegate.contracts.files import (
 SCHEMA_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 EVALUATION_ROWS_NAME = "evaluation.jsonl"
+VALIDATION_ROWS_NAME = "validation.jsonl"
 
 #: The environment variable in which a container image states its own reference.
 IMAGE_VARIABLE = "TUNEGATE_IMAGE"
@@ -259,12 +260,25 @@ def evaluation_rows_digest(dataset: Manifest) -> str:
     Raises:
         ArtifactError: when the data set has none.
     """
+    return _rows_digest(dataset, EVALUATION_ROWS_NAME)
+
+
+def validation_rows_digest(dataset: Manifest) -> str:
+    """The sha256 of a data set's validation rows: what a comparison on held-out rows of the train side depends on.
+
+    Raises:
+        ArtifactError: when the data set has none.
+    """
+    return _rows_digest(dataset, VALIDATION_ROWS_NAME)
+
+
+def _rows_digest(dataset: Manifest, name: str) -> str:
     for entry in dataset.files:
-        if entry.path == EVALUATION_ROWS_NAME:
+        if entry.path == name:
             return entry.sha256
     raise ArtifactError(
-        "The data set has no evaluation rows.",
-        seen=f"no {EVALUATION_ROWS_NAME} in its manifest",
+        f"The data set has no {name.partition('.')[0]} rows.",
+        seen=f"no {name} in its manifest",
         expected="a data set made by prepare",
         remedy="run prepare again",
     )

@@ -13,6 +13,7 @@ def gate(
     adapter: Input[Model],
     merged: Input[Model],
     quantized: Input[Model],
+    parity: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -29,6 +30,7 @@ def gate(
         adapter: what train wrote.
         merged: what merge wrote.
         quantized: what quantize wrote.
+        parity: how far these models are from each other, token by token.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -45,6 +47,7 @@ def gate(
         adapter=adapter,
         merged=merged,
         quantized=quantized,
+        parity=parity,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         verdict=verdict,
         page=page,

@@ -22,6 +22,7 @@ def launch(
     adapter: KfpArtifact,
     merged: KfpArtifact,
     quantized: KfpArtifact,
+    parity: KfpArtifact,
     evaluations: Mapping[str, KfpArtifact],
     verdict: KfpArtifact,
     page: KfpArtifact,
@@ -37,6 +38,7 @@ def launch(
         adapter=Path(adapter.path),
         merged=Path(merged.path),
         quantized=Path(quantized.path),
+        parity=Path(parity.path),
         output=output,
     )
     publish(manifest, artifact=verdict, page=page, metrics=metrics)

@@ -19,6 +19,9 @@ Kind = Literal["margin", "required_gain", "floor", "ceiling"]
 _COMPARISONS: tuple[Kind, ...] = ("margin", "required_gain")
 _LIMITS: tuple[Kind, ...] = ("floor", "ceiling")
 
+#: The pairs that parity compares: (reference, candidate).
+PARITY_PAIRS = (("adapter", "merged"), ("merged", "quantized"), ("adapter", "quantized"))
+
 
 @dataclass(frozen=True)
 class OverlapLimits:
@@ -76,12 +79,50 @@ class Rule:
 
 
 @dataclass(frozen=True)
+class ParityRule:
+    """One line of ``parity``: how far a model may be from the one it was made from, token by token."""
+
+    candidate: str = setting(help="the model that is judged", choices=("merged", "quantized"))
+    reference: str = setting(help="the model it was made from", choices=("adapter", "merged"))
+    max_mean_kl: float | None = setting(
+        None, help="mean divergence of the candidate from the reference", unit="nats a token", exclusive_minimum=0
+    )
+    max_token_kl: float | None = setting(
+        None, help="divergence of the token that differs most", unit="nats", exclusive_minimum=0
+    )
+    min_top1_agreement: float | None = setting(None, help="share of tokens that both would write", minimum=0, maximum=1)
+    max_layer_error: float | None = setting(
+        None, help="relative error of the states behind the decoder layer where it is largest", exclusive_minimum=0
+    )
+
+    @property
+    def pair(self) -> str:
+        """How the report calls the pair."""
+        return f"{self.candidate} against {self.reference}"
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set: name → number."""
+        return {name: value for name in PARITY_LIMITS if (value := getattr(self, name)) is not None}
+
+
+#: Limit → the figure of the report that it is held against.
+PARITY_LIMITS: Mapping[str, str] = {
+    "max_mean_kl": "mean_kl",
+    "max_token_kl": "max_token_kl",
+    "min_top1_agreement": "top1_agreement",
+    "max_layer_error": "max_layer_error",
+}
+
+
+@dataclass(frozen=True)
 class Policy:
     """The whole policy."""
 
     checks: tuple[Rule, ...]
     confidence: float
     max_overlap_rows: OverlapLimits
+    parity: tuple[ParityRule, ...] = ()
 
     @property
     def alpha(self) -> float:
@@ -103,6 +144,7 @@ class _Document:
     checks: tuple[Any, ...] = setting(help="the list of checks")
     confidence: float = setting(0.95, help="of each one-sided bound", minimum=0.8, maximum=0.999)
     max_overlap_rows: Mapping[str, Any] = setting(default_factory=dict, help="exact, near: rows allowed on both sides")
+    parity: tuple[Any, ...] = setting((), help="the list of limits on how far merging and quantizing may move a model")
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
@@ -113,13 +155,17 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
 
     Raises:
         PolicyError: for an unknown key (naming the nearest), a check that asks for nothing or for two things, a policy
-            without checks, or one that never compares the quantized model, which is what is served.
+            without checks, or one that never compares the quantized model, which is what is served; for a limit on a
+            pair that is not compared.
     """
     try:
         top = parse_settings(_Document, document, where="policy")
         overlap = parse_settings(OverlapLimits, top.max_overlap_rows, where="policy.max_overlap_rows")
         rules = tuple(
             parse_settings(Rule, check, where=f"policy.checks[{index}]") for index, check in enumerate(top.checks)
+        )
+        parity = tuple(
+            parse_settings(ParityRule, rule, where=f"policy.parity[{index}]") for index, rule in enumerate(top.parity)
         )
     except SettingsError as error:
         raise PolicyError(
@@ -128,7 +174,8 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
     for index, rule in enumerate(rules):
         _check_rule(rule, f"policy.checks[{index}]")
     _check_whole(rules)
-    return Policy(rules, top.confidence, overlap)
+    _check_parity(parity)
+    return Policy(rules, top.confidence, overlap, parity)
 
 
 def _check_rule(rule: Rule, where: str) -> None:
@@ -179,3 +226,23 @@ def _check_whole(rules: tuple[Rule, ...]) -> None:
         remedy=remedy,
         items=twice,
     )
+
+
+def _check_parity(rules: tuple[ParityRule, ...]) -> None:
+    pairs = Counter(rule.pair for rule in rules)
+    for index, rule in enumerate(rules):
+        problem = ""
+        if (rule.reference, rule.candidate) not in PARITY_PAIRS:
+            problem = f"{rule.pair} is not compared"
+        elif not rule.limits:
+            problem = "it sets no limit"
+        elif pairs[rule.pair] > 1:
+            problem = f"{rule.pair} more than once"
+        if problem:
+            raise PolicyError(
+                f"policy.parity[{index}] cannot be judged.",
+                seen=problem,
+                expected="{reference: merged, candidate: quantized, max_mean_kl: 0.05}: each pair once, with limits of "
+                + ", ".join(PARITY_LIMITS),
+                remedy=f"correct policy.parity[{index}]",
+            )

@@ -16,6 +16,7 @@ from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
 from tunegate.gate.judge import Judged, decide, judge_rule
 from tunegate.gate.markdown import verdict_markdown
 from tunegate.gate.page import verdict_page
+from tunegate.gate.parity import check_parity, read_parity
 from tunegate.gate.policy import Policy, parse_policy
 from tunegate.gate.questions import read_questions
 from tunegate.gate.settings import GateSettings
@@ -30,6 +31,7 @@ def run(
     merged: Path,
     quantized: Path,
     output: Path,
+    parity: Path | None = None,
 ) -> Manifest:
     """Judges the evaluations by the policy.
 
@@ -39,6 +41,7 @@ def run(
         evaluations: ``base``, ``merged``, ``quantized`` → what evaluate wrote. One that is absent is a FAIL.
         adapter, merged, quantized: what would be promoted.
         output: where the ``verdict`` artifact will be.
+        parity: what parity wrote. Where the policy has limits on it, an absent one is a FAIL.
 
     Raises:
         PolicyError: when the policy cannot be judged.
@@ -54,6 +57,10 @@ def run(
     subjects = {role: manifest.content_digest for role, manifest in artifacts.items()}
     for role, folder in sorted(evaluations.items()):
         subjects[f"evaluations/{role}"] = verify(folder, kind="evaluation").content_digest
+    measured = None
+    if parity is not None:
+        measured = verify(parity, kind="parity")
+        subjects["parity"] = measured.content_digest
     document = settings_document(settings)
     refuse_foreign_output(output, kind="verdict", parents=subjects, settings=document)
 
@@ -62,6 +69,8 @@ def run(
     evidence = check_evidence(
         found, artifacts=artifacts, profile=dataset / PROFILE_NAME, limits=policy.max_overlap_rows
     )
+    report = read_parity(parity, measured) if parity is not None and measured is not None else None
+    evidence += check_parity(policy.parity, report, artifacts=artifacts)
     judged = [judge_rule(rule, found, alpha=policy.alpha) for rule in policy.checks]
     verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
     say("gate", f"{verdict.decision}: {verdict.summary}")

@@ -20,6 +20,7 @@ def launch(
     *,
     base_model: str,
     adapter: KfpArtifact,
+    dataset: KfpArtifact,
     merged: KfpArtifact,
     page: KfpArtifact,
     metrics: KfpMetrics,
@@ -27,5 +28,11 @@ def launch(
     """Runs the step at ``merged.path``."""
     parsed = parse_settings(MergeSettings, settings, where="recipe.merge")
     base = resolve_model(base_model)
-    manifest = run(parsed, base_model=base, adapter=Path(adapter.path), output=Path(merged.path))
+    manifest = run(
+        parsed,
+        base_model=base,
+        adapter=Path(adapter.path),
+        dataset=Path(dataset.path),
+        output=Path(merged.path),
+    )
     publish(manifest, artifact=merged, page=page, metrics=metrics)

@@ -9,26 +9,25 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.errors import AdapterError, ModelError
-from tunegate.contracts.files import pretty_json, read_json_object
+from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.merge.companions import copy_companions, refuse_other_vocabulary
 from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
+from tunegate.merge.measure import HeldOut, held_out_rows, merge_measured
 from tunegate.merge.page import full_page, merge_page
-from tunegate.merge.settings import MergeSettings
+from tunegate.merge.settings import DEQUANTIZED, MEASURE, ORIGINAL, MergeSettings
 from tunegate.merge.weights import merge_shards
 from tunegate.models.files import check_model_folder
+from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
 from tunegate.tensors.lora import LoraPair, read_pairs
 from tunegate.tensors.shards import model_specs
 
-TRAINING_NAME = "training.json"
 
-#: How ``training.json`` names the method that leaves a whole model instead of an adapter.
-FULL = "full"
-
-
-def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Path) -> Manifest:
+def run(
+    settings: MergeSettings, *, base_model: Path, adapter: Path, output: Path, dataset: Path | None = None
+) -> Manifest:
     """Merges and writes the ``merged`` artifact: a complete model folder.
 
     Args:
@@ -36,6 +35,7 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
         base_model: the original 16-bit model folder.
         adapter: an ``adapter`` artifact, of full fine-tuning too, or a plain folder in PEFT's format.
         output: where the artifact will be.
+        dataset: what the adapter was trained on; only ``merge_base: measure`` reads it, and of it the validation rows.
 
     Raises:
         InputError: when the adapter does not fit the base, would be left unused or changes nothing.
@@ -49,24 +49,29 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
             remedy="give the model that the quantized one was made from",
         )
     parents = {"base": input_digest(base_model), "adapter": input_digest(adapter)}
+    held_out = held_out_rows(settings, adapter, dataset)
+    if held_out is not None:
+        parents["validation_rows"] = held_out.digest
     document = settings_document(settings)
     refuse_foreign_output(output, kind="merged", parents=parents, settings=document)
-    build = _builder(settings, base_model, adapter, parents["base"])
+    build = _builder(settings, base_model, adapter, parents["base"], held_out)
     return produce(output, kind="merged", parents=parents, settings=document, build=build)
 
 
-def _builder(settings: MergeSettings, base_model: Path, adapter: Path, base_digest: str) -> Callable[[Path], None]:
+def _builder(
+    settings: MergeSettings, base_model: Path, adapter: Path, base_digest: str, held_out: HeldOut | None
+) -> Callable[[Path], None]:
     """What writes the artifact: everything that can be refused from headers and configurations is, here."""
-    training = _read_training(adapter / TRAINING_NAME) if (adapter / TRAINING_NAME).is_file() else None
+    training = read_training(adapter)
     if training is not None and training.get("method") == FULL:
-        _refuse_other_base(adapter, training, base_digest)
+        refuse_other_base(adapter, training, base_digest)
         sources = tuned_sources(base_model, adapter)
         refuse_other_vocabulary(base_model, adapter)
         return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
     pairs = read_pairs(adapter, model_specs(base_model))
     refuse_other_vocabulary(base_model, adapter)
     four_bit = _four_bit(settings, adapter, training, base_digest)
-    return lambda folder: _build_merge(folder, settings, base_model, adapter, pairs, four_bit)
+    return lambda folder: _build_merge(folder, settings, base_model, adapter, pairs, four_bit, held_out)
 
 
 def _build_full(
@@ -96,13 +101,21 @@ def _build_merge(
     adapter: Path,
     pairs: Mapping[str, LoraPair],
     four_bit: Mapping[str, Any] | None,
+    held_out: HeldOut | None,
 ) -> None:
-    held = "NF4 round trip" if four_bit else "original weights"
-    say("merge", f"{len(pairs)} LoRA pairs into the {held}")
-    modules = merge_shards(base_model, adapter, folder, pairs, four_bit, settings.dtype)
+    measured = None
+    if held_out is not None:
+        measured = merge_measured(folder, settings, base=base_model, adapter=adapter, pairs=pairs, held_out=held_out)
+        four_bit, modules = four_bit if measured.base == DEQUANTIZED else None, measured.modules
+    else:
+        held = "NF4 round trip" if four_bit else "original weights"
+        say("merge", f"{len(pairs)} LoRA pairs into the {held}")
+        modules = merge_shards(base_model, adapter, folder, pairs, four_bit, settings.dtype)
     report = {
         "schema_version": 1,
-        "merge_base": "dequantized" if four_bit else "original",
+        "merge_base": DEQUANTIZED if four_bit else ORIGINAL,
+        "decided_by": _decided_by(settings, held_out),
+        "measured": measured.document if measured else None,
         "round_tripped_modules": len(four_bit["modules"]) if four_bit else 0,
         "companions": copy_companions(base_model, adapter, folder, dtype=settings.dtype),
         "modules": [asdict(module) for module in modules],
@@ -110,10 +123,17 @@ def _build_merge(
     summary = {
         "merged_pairs": len(modules),
         "merge_base": report["merge_base"],
+        "decided_by": report["decided_by"],
         "round_tripped_modules": report["round_tripped_modules"],
         "changed_share": sum(m.changed for m in modules) / sum(m.elements for m in modules),
     }
-    _write_documents(folder, report, summary, merge_page(summary, modules))
+    _write_documents(folder, report, summary, merge_page(summary, modules, measured.document if measured else None))
+
+
+def _decided_by(settings: MergeSettings, held_out: HeldOut | None) -> str:
+    if settings.merge_base != MEASURE:
+        return "setting"
+    return "measurement" if held_out is not None else "nothing to measure: the base was not held in 4 bits"
 
 
 def _write_documents(folder: Path, report: Mapping[str, Any], summary: Mapping[str, Any], page: str) -> None:
@@ -131,7 +151,7 @@ def _four_bit(
         AdapterError: when that is not known, or the adapter was trained on another base.
     """
     if training is None:
-        if settings.merge_base == "original":
+        if settings.merge_base == ORIGINAL:
             return None
         raise AdapterError(
             f"{adapter} does not say how its base was held in training.",
@@ -139,33 +159,8 @@ def _four_bit(
             expected="the 4-bit modules, block size and dtype, to reproduce the weights that the adapter saw",
             remedy="set merge_base: original",
         )
-    _refuse_other_base(adapter, training, base_digest)
+    refuse_other_base(adapter, training, base_digest)
     four_bit: dict[str, Any] | None = training["four_bit"]
-    return four_bit if settings.merge_base == "dequantized" else None
-
-
-def _refuse_other_base(adapter: Path, training: Mapping[str, Any], base_digest: str) -> None:
-    if training["base_digest"] != base_digest:
-        raise AdapterError(
-            f"The adapter in {adapter} was trained on another base.",
-            seen=f"base {base_digest[:12]}",
-            expected=f"base {training['base_digest'][:12]}, which its training.json names",
-            remedy="give the same base (same files, byte for byte) to train and merge",
-        )
-
-
-def _read_training(path: Path) -> dict[str, Any]:
-    keys = {"quant_type", "double_quant", "block_size", "weight_dtype", "modules"}
-    try:
-        training = read_json_object(path)
-        four_bit = training["four_bit"]
-        if not isinstance(training["base_digest"], str) or (four_bit is not None and four_bit.keys() != keys):
-            raise ValueError(f"base_digest {training['base_digest']!r}, four_bit {four_bit!r}")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise AdapterError(
-            f"{path} cannot be read.",
-            seen=f"{type(error).__name__}: {error}",
-            expected="what tunegate's train writes: base_digest, and four_bit with " + ", ".join(sorted(keys)),
-            remedy="train the adapter again, or remove the file and set merge_base: original",
-        ) from error
-    return training
+    if four_bit is None and settings.merge_base == MEASURE:
+        say("merge", "there is nothing to measure: the base was not held in 4 bits, and the original weights are it")
+    return four_bit if settings.merge_base != ORIGINAL else None

@@ -105,7 +105,12 @@ def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y
 
 
 def histogram(
-    values: Mapping[str, Sequence[float]], *, x: str, marks: Mapping[str, float] | None = None, bins: int = 30
+    values: Mapping[str, Sequence[float]],
+    *,
+    x: str,
+    marks: Mapping[str, float] | None = None,
+    bins: int = 30,
+    counted: str = "rows",
 ) -> str:
     """Counts of each series in common bins, drawn as steps; ``marks`` are vertical lines with a name."""
     marks = marks or {}
@@ -118,7 +123,7 @@ def histogram(
     counts = {name: _counts(series, low, width, bins) for name, series in values.items()}
     scale_x = _Scale(low, high, _LEFT, _WIDTH - _RIGHT)
     scale_y = _Scale(0, max(max(c) for c in counts.values()) * 1.08 or 1, _HEIGHT - _BOTTOM, _TOP)
-    body = [_frame(scale_x, scale_y, x, "rows")]
+    body = [_frame(scale_x, scale_y, x, counted)]
     for i, count in enumerate(counts.values()):
         colour = _COLOURS[i % len(_COLOURS)]
         steps = [f"{scale_x(low)},{scale_y(0)}"]
@@ -132,7 +137,7 @@ def histogram(
             f'<line stroke="#b3261e" stroke-dasharray="5 4" x1="{at}" x2="{at}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}"/>'
         )
         body.append(f'<text x="{at - 6}" y="{_TOP + 12}" text-anchor="end">{escape(name)}</text>')
-    return _legend(list(values)) + _svg("".join(body), f"rows over {x}")
+    return _legend(list(values)) + _svg("".join(body), f"{counted} over {x}")
 
 
 def _counts(series: Sequence[float], low: float, width: float, bins: int) -> list[int]:

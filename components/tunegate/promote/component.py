@@ -14,6 +14,7 @@ def promote(
     adapter: Input[Model],
     merged: Input[Model],
     quantized: Input[Model],
+    parity: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -30,6 +31,7 @@ def promote(
         adapter: what train wrote.
         merged: what merge wrote.
         quantized: what quantize wrote.
+        parity: how far these models are from each other, which was judged with them.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -46,6 +48,7 @@ def promote(
         adapter=adapter,
         merged=merged,
         quantized=quantized,
+        parity=parity,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         promotion=promotion,
         page=page,

@@ -35,6 +35,7 @@ def run(
     evaluations: Mapping[str, Path],
     registry: str,
     output: Path,
+    parity: Path | None = None,
 ) -> Manifest:
     """Publishes the version and moves the alias.
 
@@ -48,6 +49,7 @@ def run(
         evaluations: role → what it was judged by.
         registry: a folder or URI.
         output: where the ``promotion`` artifact will be.
+        parity: the report that the gate judged with them, where it was given one.
 
     Raises:
         InputError: when the registry's folder or bucket does not exist.
@@ -61,6 +63,8 @@ def run(
     parts = {"verdict": _part(verdict, "verdict"), "adapter": _part(adapter, "adapter")}
     parts |= {"merged": _part(merged, "merged"), "quantized": _part(quantized, "quantized")}
     parts |= {f"evaluations/{role}": _part(folder, "evaluation") for role, folder in sorted(evaluations.items())}
+    if parity is not None:
+        parts["parity"] = _part(parity, "parity")
     judgement = read_verdict(verdict)
     parents = {role: part.manifest.content_digest for role, part in parts.items()}
     refuse_other_subjects(judgement, {role: digest for role, digest in parents.items() if role != "verdict"})

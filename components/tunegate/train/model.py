@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import SettingsError
-from tunegate.models.load import compute_dtype, load_causal_lm
+from tunegate.models.four_bit import load_four_bit
+from tunegate.models.load import load_causal_lm
 from tunegate.train.settings import TrainSettings
 
 ALL_LINEAR = "all-linear"
-
-
-@dataclass(frozen=True)
-class FourBit:
-    """How the base was held in 4 bits while the adapter was trained on it; the merge reproduces exactly this.
-
-    Attributes:
-        quant_type: ``nf4``.
-        double_quant: whether the block scales were quantized as well.
-        block_size: weights that share one scale.
-        weight_dtype: the dtype from which the weights were quantized, and to which they were dequantized.
-        modules: the names of the modules that were 4-bit, and no others.
-    """
-
-    quant_type: str
-    double_quant: bool
-    block_size: int
-    weight_dtype: str
-    modules: tuple[str, ...]
 
 
 def load_base(folder: Path, settings: TrainSettings) -> Any:
@@ -43,15 +24,12 @@ def load_base(folder: Path, settings: TrainSettings) -> Any:
         return load_causal_lm(folder, dtype="float32")
     if settings.method != "qlora":
         return load_causal_lm(folder, dtype=settings.dtype)
-    from transformers import BitsAndBytesConfig
-
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=settings.bnb_4bit_quant_type,
-        bnb_4bit_use_double_quant=settings.bnb_4bit_use_double_quant,
-        bnb_4bit_compute_dtype=compute_dtype(settings.dtype),
+    return load_four_bit(
+        folder,
+        dtype=settings.dtype,
+        quant_type=settings.bnb_4bit_quant_type,
+        double_quant=settings.bnb_4bit_use_double_quant,
     )
-    return load_causal_lm(folder, dtype=settings.dtype, quantization=quantization)
 
 
 def lora_config(settings: TrainSettings) -> Any:
@@ -96,25 +74,3 @@ def refuse_unknown_targets(model: Any, settings: TrainSettings) -> None:
             expected="one of " + ", ".join(sorted({re.sub(r".*\.", "", name) for name in names})),
             remedy="correct the names, or use ['all-linear']",
         )
-
-
-def four_bit(model: Any) -> FourBit | None:
-    """How ``model`` holds its base in 4 bits, or None when it does not."""
-    import bitsandbytes
-
-    found = {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    if not found:
-        return None
-    state = next(iter(found.values())).weight.quant_state
-    return FourBit(
-        quant_type=state.quant_type,
-        double_quant=bool(state.nested),
-        block_size=int(state.blocksize),
-        weight_dtype=str(state.dtype).removeprefix("torch."),
-        modules=tuple(sorted(found)),
-    )
-
-
-def four_bit_document(found: FourBit | None) -> dict[str, Any] | None:
-    """As plain JSON types for ``training.json``."""
-    return None if found is None else {**asdict(found), "modules": list(found.modules)}

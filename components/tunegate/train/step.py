@@ -14,6 +14,7 @@ from tunegate.contracts.manifest import Manifest, input_digest, verify, work_dig
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.models.files import check_model_folder, read_config
+from tunegate.models.four_bit import four_bit, four_bit_document
 from tunegate.models.load import device_type, load_tokenizer
 from tunegate.models.quiet import quiet
 from tunegate.train.adalora import rank_table
@@ -22,7 +23,7 @@ from tunegate.train.checkpoints import Checkpoints, interrupted, open_checkpoint
 from tunegate.train.divergence import Divergence, divergence
 from tunegate.train.full_files import changed_share, refuse_quantized, save_full
 from tunegate.train.hold import decide, longest_row
-from tunegate.train.model import four_bit, four_bit_document, load_base, refuse_unknown_targets
+from tunegate.train.model import load_base, refuse_unknown_targets
 from tunegate.train.page import curves_page
 from tunegate.train.settings import TrainSettings
 from tunegate.train.trainer import advice, build_trainer, refuse_many_devices, refuse_missing_trackers

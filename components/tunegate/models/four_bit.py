@@ -1,0 +1,70 @@
+"""A base held in 4-bit NF4 (QLoRA, arXiv:2305.14314): loading it, and saying how it is held."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tunegate.models.load import compute_dtype, load_causal_lm
+
+
+@dataclass(frozen=True)
+class FourBit:
+    """How the base was held in 4 bits while the adapter was trained on it; the merge reproduces exactly this.
+
+    Attributes:
+        quant_type: ``nf4``.
+        double_quant: whether the block scales were quantized as well.
+        block_size: weights that share one scale.
+        weight_dtype: the dtype from which the weights were quantized, and to which they were dequantized.
+        modules: the names of the modules that were 4-bit, and no others.
+    """
+
+    quant_type: str
+    double_quant: bool
+    block_size: int
+    weight_dtype: str
+    modules: tuple[str, ...]
+
+
+def load_four_bit(folder: Path, *, dtype: str, quant_type: str, double_quant: bool) -> Any:
+    """A base with its linear modules in 4 bits, as transformers and bitsandbytes choose them.
+
+    Args:
+        folder: the 16-bit base.
+        dtype: what the weights are quantized from and computed in, as in :func:`~tunegate.models.load.load_causal_lm`.
+        quant_type: ``nf4``.
+        double_quant: whether the block scales are quantized as well.
+    """
+    from transformers import BitsAndBytesConfig
+
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quant_type,
+        bnb_4bit_use_double_quant=double_quant,
+        bnb_4bit_compute_dtype=compute_dtype(dtype),
+    )
+    return load_causal_lm(folder, dtype=dtype, quantization=quantization)
+
+
+def four_bit(model: Any) -> FourBit | None:
+    """How ``model`` holds its base in 4 bits, or None when it does not."""
+    import bitsandbytes
+
+    found = {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    if not found:
+        return None
+    state = next(iter(found.values())).weight.quant_state
+    return FourBit(
+        quant_type=state.quant_type,
+        double_quant=bool(state.nested),
+        block_size=int(state.blocksize),
+        weight_dtype=str(state.dtype).removeprefix("torch."),
+        modules=tuple(sorted(found)),
+    )
+
+
+def four_bit_document(found: FourBit | None) -> dict[str, Any] | None:
+    """As plain JSON types for ``training.json``."""
+    return None if found is None else {**asdict(found), "modules": list(found.modules)}
