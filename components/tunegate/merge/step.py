@@ -9,23 +9,20 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.errors import AdapterError, ModelError
-from tunegate.contracts.files import pretty_json, read_json_object
+from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
-from tunegate.merge.companions import copy_companions, refuse_other_vocabulary
+from tunegate.merge.companions import copy_companions
 from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
 from tunegate.merge.page import full_page, merge_page
 from tunegate.merge.settings import MergeSettings
 from tunegate.merge.weights import merge_shards
 from tunegate.models.files import check_model_folder
+from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
+from tunegate.models.vocabulary import refuse_other_vocabulary
 from tunegate.tensors.lora import LoraPair, read_pairs
 from tunegate.tensors.shards import model_specs
-
-TRAINING_NAME = "training.json"
-
-#: How ``training.json`` names the method that leaves a whole model instead of an adapter.
-FULL = "full"
 
 
 def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Path) -> Manifest:
@@ -57,9 +54,9 @@ def run(settings: MergeSettings, *, base_model: Path, adapter: Path, output: Pat
 
 def _builder(settings: MergeSettings, base_model: Path, adapter: Path, base_digest: str) -> Callable[[Path], None]:
     """What writes the artifact: everything that can be refused from headers and configurations is, here."""
-    training = _read_training(adapter / TRAINING_NAME) if (adapter / TRAINING_NAME).is_file() else None
+    training = read_training(adapter / TRAINING_NAME) if (adapter / TRAINING_NAME).is_file() else None
     if training is not None and training.get("method") == FULL:
-        _refuse_other_base(adapter, training, base_digest)
+        refuse_other_base(adapter, training, base_digest)
         sources = tuned_sources(base_model, adapter)
         refuse_other_vocabulary(base_model, adapter)
         return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
@@ -139,33 +136,6 @@ def _four_bit(
             expected="the 4-bit modules, block size and dtype, to reproduce the weights that the adapter saw",
             remedy="set merge_base: original",
         )
-    _refuse_other_base(adapter, training, base_digest)
+    refuse_other_base(adapter, training, base_digest)
     four_bit: dict[str, Any] | None = training["four_bit"]
     return four_bit if settings.merge_base == "dequantized" else None
-
-
-def _refuse_other_base(adapter: Path, training: Mapping[str, Any], base_digest: str) -> None:
-    if training["base_digest"] != base_digest:
-        raise AdapterError(
-            f"The adapter in {adapter} was trained on another base.",
-            seen=f"base {base_digest[:12]}",
-            expected=f"base {training['base_digest'][:12]}, which its training.json names",
-            remedy="give the same base (same files, byte for byte) to train and merge",
-        )
-
-
-def _read_training(path: Path) -> dict[str, Any]:
-    keys = {"quant_type", "double_quant", "block_size", "weight_dtype", "modules"}
-    try:
-        training = read_json_object(path)
-        four_bit = training["four_bit"]
-        if not isinstance(training["base_digest"], str) or (four_bit is not None and four_bit.keys() != keys):
-            raise ValueError(f"base_digest {training['base_digest']!r}, four_bit {four_bit!r}")
-    except (ValueError, KeyError, AttributeError) as error:
-        raise AdapterError(
-            f"{path} cannot be read.",
-            seen=f"{type(error).__name__}: {error}",
-            expected="what tunegate's train writes: base_digest, and four_bit with " + ", ".join(sorted(keys)),
-            remedy="train the adapter again, or remove the file and set merge_base: original",
-        ) from error
-    return training
