@@ -225,3 +225,13 @@ def gcs_bucket(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     name = f"bucket-{uuid.uuid4().hex[:12]}"
     Client(project="none", credentials=AnonymousCredentials()).create_bucket(name)
     return f"gs://{name}"
+
+
+@pytest.fixture(scope="session")
+def serve_python() -> Path:
+    """The Python of the serving environment, which holds vLLM and cannot be shared."""
+    own = Path(__file__).parents[1] / ".venvs" / "serve" / "bin" / "python"
+    python = Path(os.environ.get("TUNEGATE_SERVE_PYTHON", own))
+    if not python.is_file():
+        pytest.skip(f"no serving environment: {python} is absent (make serve-env installs it)")
+    return python

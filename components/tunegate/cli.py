@@ -6,7 +6,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from tunegate.contracts.errors import GateRefused, InputError, TunegateError
 from tunegate.preflight.lint import Linted
+from tunegate.preflight.vllm_ranks import DEFAULT_SERVED_RANK, VLLM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and aliases of a registry.")
@@ -79,22 +80,109 @@ def run(
 
 @app.command()
 def lint(
-    recipe: RecipeArgument,
+    recipe: Annotated[Path | None, typer.Argument(help="A recipe; or give --adapter.", show_default=False)] = None,
     set_: SetOption = [],  # noqa: B006
+    adapter: Annotated[
+        Path | None, typer.Option(help="An adapter's folder: will vLLM load it?", show_default=False)
+    ] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="The folder of the model that the adapter is served on.", show_default=False)
+    ] = None,
+    max_lora_rank: Annotated[
+        int | None, typer.Option(help=f"vLLM's --max-lora-rank, {DEFAULT_SERVED_RANK} otherwise.", show_default=False)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a recipe without running anything."""
+    """Check a recipe, or whether vLLM loads an adapter, without running anything."""
     with errors_shown():
-        from tunegate.preflight.lint import refuse
-        from tunegate_pipelines.local import check_recipe
-        from tunegate_pipelines.recipe import read_recipe
+        if (recipe is None) == (adapter is None):
+            raise InputError(
+                "One thing is checked at a time.",
+                seen="neither a recipe nor an adapter" if recipe is None else "a recipe and an adapter",
+                expected="a recipe, or --adapter with its folder",
+                remedy="tunegate lint RECIPE, or tunegate lint --adapter FOLDER",
+            )
+        if adapter is not None:
+            _refuse_other_options("lint --adapter", {"--set": set_})
+            _lint_adapter(adapter, base, max_lora_rank, as_json)
+        elif recipe is not None:
+            _refuse_other_options("lint RECIPE", {"--base": base, "--max-lora-rank": max_lora_rank})
+            _lint_recipe(recipe, set_, as_json)
 
-        linted = check_recipe(read_recipe(recipe, set_))
+
+def _lint_recipe(recipe: Path, overrides: list[str], as_json: bool) -> None:
+    from tunegate.preflight.lint import refuse
+    from tunegate_pipelines.local import check_recipe
+    from tunegate_pipelines.recipe import read_recipe
+
+    linted = check_recipe(read_recipe(recipe, overrides))
+    if as_json:
+        print_json(linted.to_json())
+    else:
+        print_linted(linted, nothing="nothing to say: this recipe can run")
+    refuse(linted)
+
+
+def _lint_adapter(adapter: Path, base: Path | None, max_lora_rank: int | None, as_json: bool) -> None:
+    from tunegate.preflight.vllm_adapter import lint_adapter, refuse_adapter
+
+    room = DEFAULT_SERVED_RANK if max_lora_rank is None else max_lora_rank
+    verdict = lint_adapter(adapter, base=base, max_lora_rank=room)
+    if as_json:
+        print_json(verdict.to_json())
+    else:
+        print_linted(verdict.linted, nothing=f"{VLLM} loads this adapter with --max-lora-rank {room}")
+    refuse_adapter(adapter, verdict)
+
+
+def _refuse_other_options(command: str, options: Mapping[str, Any]) -> None:
+    """Raises InputError for an option that this form of a command would not look at."""
+    if given := [name for name, value in options.items() if value is not None and value != []]:
+        raise InputError(
+            f"tunegate {command} takes no {' and no '.join(given)}.",
+            seen=", ".join(given),
+            expected="options of what is checked",
+            remedy=f"leave {' and '.join(given)} out",
+        )
+
+
+@app.command()
+def export(
+    adapter: Annotated[Path, typer.Argument(help="An adapter's folder.", show_default=False)],
+    base: Annotated[
+        str, typer.Option(help="The base that it was trained on: a folder, or org/name@revision.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option(help="A new folder.", show_default=False)],
+    rank: Annotated[
+        int | None, typer.Option(help="Rank of every module; the smallest that fits otherwise.", show_default=False)
+    ] = None,
+    reduce_rank_to: Annotated[
+        int | None, typer.Option(help="Cut to this rank, and say what that loses on --dataset.", show_default=False)
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="What prepare wrote.", show_default=False)] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.", show_default=False)] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an adapter plain LoRA of one rank, which vLLM and PEFT load: exactly, or cut to a smaller rank."""
+    with errors_shown():
+        from tunegate.contracts.launch import read_summary
+        from tunegate.contracts.settings import parse_settings
+        from tunegate.export.settings import ExportSettings
+        from tunegate.export.step import run as run_export
+        from tunegate.models.files import resolve_model
+
+        given = {"rank": rank, "reduce_rank_to": reduce_rank_to, "dtype": dtype}
+        settings = parse_settings(
+            ExportSettings, {name: value for name, value in given.items() if value is not None}, where="export"
+        )
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
+            run_export(settings, base_model=resolve_model(base), adapter=adapter, output=output, dataset=dataset)
+        summary = read_summary(output)
         if as_json:
-            print_json(linted.to_json())
+            print_json({"output": str(output), **summary})
         else:
-            print_linted(linted)
-        refuse(linted)
+            Console().print(Text(f"{output}: serve it with --max-lora-rank {summary['rank']}"), soft_wrap=True)
+            print_rows([{"name": name, "value": value} for name, value in summary.items()], False)
 
 
 @app.command()
@@ -214,8 +302,12 @@ def print_json(document: Any) -> None:
     typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
 
 
-def print_linted(linted: Linted) -> None:
-    """Findings for a person, each with what to do, and the rules that could not be checked."""
+def print_linted(linted: Linted, *, nothing: str) -> None:
+    """Findings for a person, each with what to do, and the rules that could not be checked.
+
+    Args:
+        nothing: what is said when there is no finding.
+    """
     console = Console()
     for finding in linted.findings:
         tone = "red" if finding.severity == "error" else "yellow"
@@ -223,7 +315,7 @@ def print_linted(linted: Linted) -> None:
         for name, told in (("seen", finding.seen), ("to do", finding.remedy), ("see", finding.reference)):
             console.print(Text(f"  {name + ':':<7}{told}"), soft_wrap=True)
     if not linted.findings:
-        console.print(Text("nothing to say: this recipe can run"))
+        console.print(Text(nothing), soft_wrap=True)
     for unchecked in linted.unchecked:
         console.print(Text(f"not checked: {unchecked.rule} ({unchecked.reason})", "dim"), soft_wrap=True)
 

@@ -235,7 +235,7 @@ def test_errors_stop_the_run_with_exit_code_two_and_warnings_do_not() -> None:
 
 
 def test_the_readme_lists_every_rule_as_the_table_has_it() -> None:
-    text = (Path(lint_module.__file__).parent / "README.md").read_text("utf-8")
+    text, _ = (Path(lint_module.__file__).parent / "README.md").read_text("utf-8").split("## Will vLLM load")
     needs = {"base_config": "base", "rows": "rows"}
     expected = [
         f"| `{rule.id}` | {rule.about} | {', '.join(needs[n] for n in rule.needs) or '–'} | {rule.reference} |"

@@ -13,7 +13,7 @@ from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
-from tunegate.merge.companions import copy_companions, refuse_other_vocabulary
+from tunegate.merge.companions import copy_companions
 from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
 from tunegate.merge.measure import HeldOut, held_out_rows, merge_measured
 from tunegate.merge.page import full_page, merge_page
@@ -21,6 +21,7 @@ from tunegate.merge.settings import DEQUANTIZED, MEASURE, ORIGINAL, MergeSetting
 from tunegate.merge.weights import merge_shards
 from tunegate.models.files import check_model_folder
 from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
+from tunegate.models.vocabulary import refuse_other_vocabulary
 from tunegate.tensors.lora import LoraPair, read_pairs
 from tunegate.tensors.shards import model_specs
 

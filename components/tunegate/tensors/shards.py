@@ -16,6 +16,7 @@ from typing import Any
 
 from tunegate.contracts.errors import ModelError
 from tunegate.contracts.files import checked_relative_path, pretty_json, read_json_object
+from tunegate.contracts.safetensors import read_header
 
 #: The safetensors names of the torch dtypes, with their bytes per element.
 DTYPES = {
@@ -70,21 +71,12 @@ def read_specs(shard: Path) -> dict[str, TensorSpec]:
         ModelError: when the header is damaged or the file is shorter or longer than it says.
     """
     try:
-        with shard.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > shard.stat().st_size:
-                raise ValueError(f"a header of {length} bytes")
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        ordered = sorted(header.items(), key=lambda item: item[1]["data_offsets"][0])
-        specs = {name: TensorSpec(entry["dtype"], tuple(entry["shape"])) for name, entry in ordered}
-        if unknown := {spec.dtype for spec in specs.values()} - DTYPES.keys():
-            raise ValueError(f"unknown dtypes {', '.join(sorted(unknown))}")
-        expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise _damaged(shard, f"{type(error).__name__}: {error}") from error
-    if shard.stat().st_size != expected:
-        raise _damaged(shard, f"{shard.stat().st_size} bytes where the header needs {expected}")
+        header = read_header(shard)
+    except ValueError as error:
+        raise _damaged(shard, str(error)) from error
+    specs = {name: TensorSpec(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+    if unknown := {spec.dtype for spec in specs.values()} - DTYPES.keys():
+        raise _damaged(shard, f"unknown dtypes {', '.join(sorted(unknown))}")
     return specs
 
 

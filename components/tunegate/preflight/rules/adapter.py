@@ -8,15 +8,13 @@ from typing import Any
 from tunegate.preflight.precision import ADAPTERS
 from tunegate.preflight.rule import Context, Remark, Sections
 from tunegate.preflight.trainable import ALL_LINEAR
+from tunegate.preflight.vllm_ranks import SERVED_RANK
 
 #: The two published recommendations for lora_alpha: twice the rank, and one value for every rank.
 USUAL_RATIO, USUAL_ALPHA = 2.0, 16
 
 #: How many times a recommendation may be missed before it counts as missed far.
 FAR = 4.0
-
-#: The largest ``max_lora_rank`` that vLLM 0.32 takes.
-SERVED_RANK = 512
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj", "out_proj", "c_attn", "query_key_value")
 _VOCABULARY = ("embed_tokens", "lm_head")
@@ -107,10 +105,13 @@ def serving_adapter(context: Context) -> Iterator[Remark]:
     train = context.of("train")
     if train["method"] == "adalora":
         seen = "train.method adalora: vLLM knows adapters of two factors and equal names, and AdaLoRA's has three"
-        remedy = "serve the merged or the quantized model; to serve the adapter by itself, train lora or qlora"
+        remedy = "serve the merged or the quantized model; `tunegate export` makes LoRA of the adapter"
     elif train["r"] > SERVED_RANK:
         seen = f"train.r {train['r']}: vLLM loads adapters up to rank {SERVED_RANK}"
-        remedy = f"serve the merged or the quantized model, or lower r to {SERVED_RANK}"
+        remedy = (
+            f"serve the merged or the quantized model, lower r to {SERVED_RANK}, or cut the adapter to it afterwards "
+            "with `tunegate export`"
+        )
     else:
         return
     yield Remark("warning", seen, remedy)
