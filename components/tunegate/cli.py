@@ -16,8 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tunegate.contracts.errors import GateRefused, InputError, TunegateError
+from tunegate.contracts.vllm import DEFAULT_SERVED_RANK, VLLM
 from tunegate.preflight.lint import Linted
-from tunegate.preflight.vllm_ranks import DEFAULT_SERVED_RANK, VLLM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
 registry_app = typer.Typer(no_args_is_help=True, help="Versions and aliases of a registry.")

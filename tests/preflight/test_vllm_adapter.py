@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.errors import InputError, LintError
+from tunegate.contracts.vllm import DEFAULT_SERVED_RANK, SERVED_RANKS, smallest_served
 from tunegate.preflight import vllm_adapter
 from tunegate.preflight.adapter_rules import ADAPTER_RULES
 from tunegate.preflight.vllm_adapter import lint_adapter, refuse_adapter
-from tunegate.preflight.vllm_ranks import DEFAULT_SERVED_RANK, SERVED_RANKS, smallest_served
 
 HIDDEN, INNER, KEYS, VOCABULARY, LAYERS = 64, 128, 32, 100, 2
 SHAPES = {

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import DataError
-from tunegate.contracts.files import read_json_lines
 from tunegate.contracts.progress import Progress
-from tunegate.models.chat import render, render_text
+from tunegate.models.likelihood import score, token_kl
 from tunegate.models.load import load_causal_lm, load_tokenizer
+from tunegate.models.probe import ProbeRow, read_probe
 from tunegate.models.quiet import quiet
 
-#: How many validation rows are looked at, and how many tokens of each: the last ones, which hold the answer.
-PROBE_ROWS, PROBE_TOKENS = 32, 512
+#: How many validation rows are looked at, up to how many tokens of each, and of how many of its answer.
+PROBE_ROWS, PROBE_LENGTH, PROBE_TOKENS = 32, 1024, 512
 
 
 @dataclass(frozen=True)
@@ -49,58 +47,39 @@ def measure_loss(base_model: Path, *, exact: Path, reduced: Path, dataset: Path)
     Raises:
         DataError: when there is no row.
     """
-    import torch
+    import numpy as np
     from peft import PeftModel
 
-    tokenizer = load_tokenizer(base_model)
-    rows = sorted(read_json_lines(dataset / "validation.jsonl"), key=lambda row: str(row["id"]))[:PROBE_ROWS]
-    probes = [_probe(tokenizer, row) for row in rows]
-    if not probes:
-        raise DataError(
-            "There is no row to measure the loss on.",
-            seen=f"no row in {dataset / 'validation.jsonl'}",
-            expected="validation rows, which the adapter was not trained on",
-            remedy="prepare the data set with a validation_fraction above 0",
-        )
+    probe = read_probe(
+        dataset,
+        load_tokenizer(base_model),
+        rows=PROBE_ROWS,
+        max_length=PROBE_LENGTH,
+        max_scored_tokens=PROBE_TOKENS,
+    )
     with quiet():
         model = PeftModel.from_pretrained(load_causal_lm(base_model), str(exact), adapter_name="exact")
         model.load_adapter(str(reduced), adapter_name="reduced")
     model.eval()
     divergences, agreements = [], []
-    progress = Progress("export", len(probes), "rows measured")
-    for ids, start in probes:
-        with torch.no_grad():
-            before, after = (_log_probabilities(model, name, ids, start) for name in ("exact", "reduced"))
-        divergences.append((before.exp() * (before - after)).sum(-1))
+    progress = Progress("export", len(probe.rows), "rows measured")
+    for row in probe.rows:
+        before, after = (_log_probabilities(model, name, row) for name in ("exact", "reduced"))
+        divergences.append(token_kl(before, after))
         agreements.append(before.argmax(-1) == after.argmax(-1))
         progress.advance()
-    divergence, agreement = torch.cat(divergences).clamp(min=0), torch.cat(agreements)
+    divergence = np.concatenate(divergences).clip(min=0)
     return Loss(
-        rows=len(probes),
-        tokens=len(divergence),
+        rows=len(probe.rows),
+        tokens=probe.scored_tokens,
         kl_mean=float(divergence.mean()),
         kl_max=float(divergence.max()),
-        top1_agreement=float(agreement.double().mean()),
+        top1_agreement=float(np.concatenate(agreements).mean()),
     )
 
 
-def _probe(tokenizer: Any, row: Mapping[str, Any]) -> tuple[list[int], int]:
-    """A row's last tokens, and the place of the first that is to be predicted."""
-    if "text" in row:
-        ids = render_text(tokenizer, row["text"])
-        predicted = len(ids)
-    else:
-        rendered = render(tokenizer, row["prompt"], row["completion"])
-        ids = [*rendered.prompt_ids, *rendered.completion_ids]
-        predicted = len(rendered.completion_ids)
-    ids = ids[-PROBE_TOKENS:]
-    return ids, max(1, len(ids) - predicted)
-
-
-def _log_probabilities(model: Any, adapter: str, ids: list[int], start: int) -> Any:
-    """``predicted tokens × vocabulary`` in float64, with one of the loaded adapters."""
-    import torch
-
+def _log_probabilities(model: Any, adapter: str, row: ProbeRow) -> Any:
+    """``scored tokens × vocabulary`` with one of the loaded adapters."""
     model.set_adapter(adapter)
-    logits = model(torch.tensor([ids], device=model.device)).logits[0, start - 1 : -1]
-    return logits.double().log_softmax(-1)
+    (scored,) = score(model, [row], batch_size=1)
+    return scored.log_probs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tunegate.contracts.errors import AdapterError, SettingsError
+from tunegate.contracts.vllm import SERVED_RANK, SERVED_RANKS, VLLM, smallest_served
 from tunegate.export.settings import ExportSettings
-from tunegate.preflight.vllm_ranks import SERVED_RANK, SERVED_RANKS, VLLM, smallest_served
 from tunegate.tensors.lora import LoraPair
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunegate.contracts.vllm import SERVED_RANK, VLLM, smallest_served
 from tunegate.preflight.adapter_folder import (
     PICKLED_WEIGHTS,
     WEIGHTS_NAME,
@@ -18,7 +19,6 @@ from tunegate.preflight.adapter_folder import (
     Factor,
     pattern_value,
 )
-from tunegate.preflight.vllm_ranks import SERVED_RANK, VLLM, smallest_served
 
 #: ``refused``: vLLM does not load it. ``wrong``: it loads and must not be served, most often because it then answers
 #: otherwise than what was trained. ``note``: it loads, and something about it should be known.

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import LintError, SettingsError
+from tunegate.contracts.vllm import DEFAULT_SERVED_RANK, SERVED_RANKS, VLLM, smallest_served
 from tunegate.preflight.adapter_folder import CannotTell, read_adapter_folder
 from tunegate.preflight.adapter_rules import ADAPTER_RULES
 from tunegate.preflight.lint import Linted, Unchecked
 from tunegate.preflight.rule import Finding, Severity
-from tunegate.preflight.vllm_ranks import DEFAULT_SERVED_RANK, SERVED_RANKS, VLLM, smallest_served
 
 
 @dataclass(frozen=True)

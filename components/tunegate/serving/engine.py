@@ -10,12 +10,10 @@ from pathlib import Path
 
 from tunegate.contracts.errors import AdapterError, SettingsError
 from tunegate.contracts.files import read_json_object
+from tunegate.contracts.vllm import SERVED_RANK, SERVED_RANKS, smallest_served
 from tunegate.serving.environment import ServeEnvironment
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-#: What ``--max-lora-rank`` may be (vLLM 0.32, config/lora.py).
-LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 #: The key-value cache on a CPU. vLLM's own rule takes 92 % of all memory, and does not start where less is free.
 CPU_KV_CACHE_BYTES = 4 << 30
@@ -192,14 +190,14 @@ def _lora_options(engine: Engine) -> list[str]:
 
 def _largest_rank(engine: Engine, ranks: Mapping[str, int]) -> int:
     needed = max(ranks.values(), default=1)
-    if engine.max_lora_rank and engine.max_lora_rank not in LORA_RANKS:
-        raise _wrong("max_lora_rank", engine.max_lora_rank, f"one of {', '.join(map(str, LORA_RANKS))}")
-    allowed = next((rank for rank in LORA_RANKS if rank >= needed), 0)
+    if engine.max_lora_rank and engine.max_lora_rank not in SERVED_RANKS:
+        raise _wrong("max_lora_rank", engine.max_lora_rank, f"one of {', '.join(map(str, SERVED_RANKS))}")
+    allowed = smallest_served(needed)
     if not allowed or 0 < engine.max_lora_rank < needed:
         raise AdapterError(
             "An adapter does not fit the rank that vLLM is started with.",
             seen=f"rank {needed}",
-            expected=f"a rank up to {engine.max_lora_rank or LORA_RANKS[-1]}",
+            expected=f"a rank up to {engine.max_lora_rank or SERVED_RANK}",
             remedy="leave max_lora_rank out" if allowed else "merge the adapter and serve the merged model",
             items=[f"{name}: rank {rank}" for name, rank in ranks.items() if rank == needed],
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tunegate.contracts.vllm import SERVED_RANK
 from tunegate.preflight.precision import ADAPTERS
 from tunegate.preflight.rule import Context, Remark, Sections
 from tunegate.preflight.trainable import ALL_LINEAR
-from tunegate.preflight.vllm_ranks import SERVED_RANK
 
 #: The two published recommendations for lora_alpha: twice the rank, and one value for every rank.
 USUAL_RATIO, USUAL_ALPHA = 2.0, 16
