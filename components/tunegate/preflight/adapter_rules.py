@@ -242,7 +242,8 @@ def modules(adapter: AdapterFolder) -> Iterator[Reason]:
 def shapes(adapter: AdapterFolder) -> Iterator[Reason]:
     """Factors that do not fit their module: vLLM fails at larger ones, and fills a part with smaller ones."""
     base = adapter.base
-    larger, smaller = [], []
+    larger: list[str] = []
+    smaller: list[str] = []
     for name, factor in adapter.factors.items():
         has, fits = _width(factor, adapter.shapes[name]), _base_width(base.shapes, factor)
         if has is None or fits is None or has == fits:
