@@ -2,8 +2,8 @@
 
 It is run in place of the serving environment's Python. What it does is told by the variable ``STAND_IN``, a JSON
 object: ``delay`` (seconds until it listens), ``code`` and ``says`` (it prints and ends instead), ``names`` (served in
-place of the one asked for), ``deaf`` (ignores SIGTERM, as does the worker that it starts), ``note`` (a file that gets
-its environment).
+place of the one asked for), ``deaf`` (ignores SIGTERM, as does the worker that it starts), ``dumb``
+(fails at every request), ``note`` (a file that gets its environment).
 """
 
 import argparse
@@ -17,6 +17,14 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 TOLD = json.loads(os.environ.get("STAND_IN", "{}"))
+ANSWER = {
+    "text": "a",
+    "token_ids": [1],
+    "prompt_token_ids": [0],
+    "prompt_logprobs": None,
+    "logprobs": {"token_logprobs": [-1.0], "top_logprobs": [{"token_id:1": -1.0}]},
+    "finish_reason": "length",
+}
 WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
 
 
@@ -55,6 +63,13 @@ def main() -> None:
             self.send_response(200 if self.path in answers else 404)
             self.end_headers()
             self.wfile.write(answers.get(self.path, b""))
+
+        def do_POST(self) -> None:
+            if TOLD.get("dumb"):
+                print("(Worker pid=7) AttributeError: no such kernel", flush=True)
+            self.send_response(500 if TOLD.get("dumb") else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"choices": [ANSWER]}).encode())
 
     HTTPServer((given.host, given.port), Handler).serve_forever()
 

@@ -94,6 +94,15 @@ def test_a_server_of_another_model_is_refused_and_stopped(told: Told, where: Ser
     assert raised.value.seen == "models somebody-elses"
 
 
+def test_a_server_that_is_well_and_cannot_answer_is_not_ready(
+    told: Told, where: ServeEnvironment, tmp_path: Path
+) -> None:
+    """vLLM says so of a scheme that it has no kernel for on this CPU (W4A16 without AVX512)."""
+    with pytest.raises(RunError, match="up and cannot answer") as raised:
+        start(told(dumb=True), where, log=tmp_path / "serve.log")
+    assert raised.value.items == ("AttributeError: no such kernel",)
+
+
 def test_a_server_that_is_never_ready_is_given_up_and_stopped(
     told: Told, where: ServeEnvironment, tmp_path: Path
 ) -> None:

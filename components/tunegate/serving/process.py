@@ -201,10 +201,10 @@ def _port(host: str, port: int) -> int:
 
 
 def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
-    """Returns when the server is well and lists every name it should.
+    """Returns when the server is well, lists every name it should, and has answered under each.
 
     Raises:
-        RunError: when it ends, is not ready in time, or something else answers in its place.
+        RunError: when it ends, is not ready in time, cannot answer, or something else answers in its place.
     """
     begin = said = time.monotonic()
     while not server.client.healthy():
@@ -237,6 +237,26 @@ def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
             remedy=f"read {server.log}; check what else listens on that port",
             items=missing,
         )
+    for name in server.digests:
+        _ask_one_token(server, name)
+
+
+def _ask_one_token(server: Server, name: str) -> None:
+    """A first answer: vLLM says that it is well before it has run a kernel, and may have none for this CPU.
+
+    Raises:
+        RunError: when the server fails at it.
+    """
+    try:
+        server.client.complete([0], model=name, max_tokens=1)
+    except RunError as error:
+        raise RunError(
+            f"vLLM is up and cannot answer as {name}.",
+            seen=error.seen,
+            expected="one token",
+            remedy=f"read {server.log}; check that this machine has the kernels that the model's scheme needs",
+            items=telling_lines(server.log),
+        ) from error
 
 
 def ended(failed: str, code: int, log: Path) -> RunError:
