@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tunegate.contracts.errors import InputError
+from tunegate.contracts.errors import InputError, RunError
 from tunegate.contracts.manifest import input_digest
 from tunegate.serving.client import Completion
 from tunegate.serving.engine import Engine
@@ -24,7 +24,8 @@ pytestmark = pytest.mark.e2e
 
 #: oneDNN multiplies 8-bit integers exactly where the CPU has VNNI; elsewhere it adds pairs of products in 16 bits that
 #: saturate. Measured on AVX2: 3.5 % off a product whose quantization costs 0.7 %.
-VNNI = "vnni" in Path("/proc/cpuinfo").read_text("utf-8")
+CPU = Path("/proc/cpuinfo").read_text("utf-8")
+VNNI, AVX512 = "vnni" in CPU, "avx512" in CPU
 
 #: What this machine serves as it was evaluated. W4A16 needs AVX512 to be served at all.
 SCHEMES = ("float32", "FP8_DYNAMIC", *(("W8A8",) if VNNI else ()))
@@ -79,22 +80,28 @@ def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def quantized(scheme: str, base: Path, dataset: Path, place: Path) -> Path:
+    from tunegate.quantize.settings import QuantizeSettings
+    from tunegate.quantize.step import run
+
+    settings = QuantizeSettings(scheme=scheme, num_calibration_samples=24)
+    run(settings, model=base, dataset=dataset, output=place / "quantized")
+    return place / "quantized"
+
+
+def started(folder: Path, place: Path, **how: Any) -> Server:
+    engine = Engine(folder, dtype="float32", kv_cache_memory_bytes=64 << 20, **how)
+    return start(engine, find_environment(), log=place / "serve.log", ready_seconds=3600.0)
+
+
 @pytest.fixture(scope="module", params=SCHEMES)
 def served(
     request: pytest.FixtureRequest, base: Path, adapter: Path, tiny_dataset: Path, tmp_path_factory: Any
 ) -> Iterator[Served]:
-    from tunegate.quantize.settings import QuantizeSettings
-    from tunegate.quantize.step import run
-
     scheme, place = request.param, tmp_path_factory.mktemp("served")
-    folder = base
-    if scheme != "float32":
-        folder = place / "quantized"
-        settings = QuantizeSettings(scheme=scheme, num_calibration_samples=24)
-        run(settings, model=base, dataset=tiny_dataset, output=folder)
-    adapters = {ADAPTER: adapter} if scheme == "float32" else {}
-    engine = Engine(folder, dtype="float32", kv_cache_memory_bytes=64 << 20, lora_modules=adapters)
-    with start(engine, find_environment(), log=place / "serve.log", ready_seconds=3600.0) as server:
+    plain = scheme == "float32"
+    folder = base if plain else quantized(scheme, base, tiny_dataset, place)
+    with started(folder, place, lora_modules={ADAPTER: adapter} if plain else {}) as server:
         print(f"{scheme}: ready after {server.started_seconds:.0f} s")
         yield Served(scheme, folder, server)
         first = psutil.Process(server.group)
@@ -203,3 +210,14 @@ def test_a_prompt_that_is_too_long_is_refused_with_the_servers_reason(served: Se
         served.answer([5] * 600)
     assert "HTTP 400" in raised.value.seen
     assert "512" in raised.value.seen
+
+
+@pytest.mark.skipif(AVX512, reason="this CPU has the kernel")
+def test_a_scheme_without_a_kernel_for_this_cpu_is_an_error_before_anything_is_asked(
+    base: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """vLLM itself starts, and says that it is well."""
+    folder = quantized("W4A16", base, tiny_dataset, tmp_path)
+    with pytest.raises(RunError, match="up and cannot answer") as raised:
+        started(folder, tmp_path)
+    assert any("cpu_gemm_wna16" in line for line in raised.value.items)
