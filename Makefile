@@ -7,7 +7,7 @@ RECIPES := pipelines/tunegate_pipelines/recipes
 SERVING := .venvs/serve/.installed
 LOCKS := lock-local lock-serve
 
-.PHONY: demo test lint e2e bench torture golden lock $(LOCKS) install serve-environment clean
+.PHONY: demo test lint e2e e2e-serving bench torture golden lock $(LOCKS) install serve-environment clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
@@ -22,8 +22,11 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: $(INSTALLED) $(SERVING)  ## the demo, the refusal and real vLLM as tests: half an hour on two cores
+e2e: $(INSTALLED)  ## the demo and the refusal as tests: half an hour on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
+
+e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two cores
+	$(BIN)/pytest -m serving -s tests/e2e
 
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
 	$(BIN)/python tests/benchmarks/bench_speed.py

@@ -17,7 +17,7 @@ from tunegate.export.step import run
 from tunegate.models.load import load_causal_lm
 from tunegate.preflight.vllm_adapter import lint_adapter
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.serving
 torch = pytest.importorskip("torch")
 
 ROOM, NEW_TOKENS = 16, 24

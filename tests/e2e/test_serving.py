@@ -20,7 +20,7 @@ from tunegate.serving.engine import Engine
 from tunegate.serving.environment import find_environment
 from tunegate.serving.process import Server, start
 
-pytestmark = pytest.mark.e2e
+pytestmark = pytest.mark.serving
 
 #: oneDNN multiplies 8-bit integers exactly where the CPU has VNNI; elsewhere it adds pairs of products in 16 bits that
 #: saturate. Measured on AVX2: 3.5 % off a product whose quantization costs 0.7 %.
