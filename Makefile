@@ -22,7 +22,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: $(INSTALLED)  ## the demo and the refusal as tests: half an hour on two cores
+e2e: $(INSTALLED)  ## the demo, trained once, and what goes on from it: half an hour on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
 
 e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two cores
