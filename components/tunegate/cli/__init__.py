@@ -1,0 +1,13 @@
+"""The command ``tunegate``. Exit codes: 0 done, 1 a failed run, 2 bad input, 3 a gate that said no, 75 try again."""
+
+from __future__ import annotations
+
+import typer
+
+from tunegate.cli import compile as compile_
+from tunegate.cli import export, lint, plan, registry, rollback, run
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
+for group in (run, lint, export, plan, compile_, rollback):
+    app.add_typer(group.commands)
+app.add_typer(registry.commands, name="registry")
