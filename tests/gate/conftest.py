@@ -137,6 +137,7 @@ class Run:
             "schema_version": 1, "model_digest": model, "evaluation_rows_digest": evaluation_rows,
             "rows_digest": sha256_json(ids),
             "tasks": {"tool_call": {"metrics": {}, "rows": len(ids)}},
+            "overlap": {},
             "settings": {"max_new_tokens": 72, "batch_size": 8},
             "engine": dict(ENGINE),
         } | self.results.get(role, {})  # fmt: skip

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.prepare.conftest import Prepared, chat, questions
 
-from tunegate.prepare.similarity import Comparable, Index, distinctive, jaccard, shingles
+from tunegate.models.similarity import Comparable, Index, distinctive, jaccard, shingles
 from tunegate.prepare.split import side
 
 STORY = "The lighthouse keeper of the northern island counts forty seven passing ships before his breakfast"

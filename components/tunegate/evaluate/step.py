@@ -101,6 +101,7 @@ def _evaluate(
         "evaluation_rows_digest": parents["evaluation_rows"],
         "rows_digest": sha256_json(sorted(str(row["id"]) for row in rows)),
         "tasks": _tasks(measured),
+        "overlap": {},
         "engine": dict(engine),
         "settings": settings_document(settings),
         "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),

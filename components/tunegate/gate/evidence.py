@@ -13,6 +13,7 @@ from tunegate.contracts.manifest import Manifest, evaluation_rows_digest
 from tunegate.contracts.verdict import Check
 from tunegate.gate.policy import ROLES, OverlapLimits
 from tunegate.gate.rows import Rows, read_rows
+from tunegate.gate.task_overlap import check_task_overlap
 
 RESULTS_NAME = "results.json"
 PROFILE_NAME = "profile.json"
@@ -69,6 +70,7 @@ def check_evidence(
         _judged("evaluations were made the same way", lambda: _same_way(evaluations)),
         _judged("models descend from each other", lambda: _lineage(artifacts)),
         _overlap(profile, limits),
+        *check_task_overlap({role: found.results for role, found in evaluations.items()}, limits),
     ]
 
 

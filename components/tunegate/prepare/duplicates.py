@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tunegate.contracts.progress import Progress
+from tunegate.models.similarity import Index, distinctive
 from tunegate.prepare.rows import Candidate, Dropped
-from tunegate.prepare.similarity import Index, distinctive
 from tunegate.prepare.split import SIDES
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tunegate.contracts.overlap import ANSWER_CHARACTERS
+from tunegate.models.similarity import Comparable, Index, Shingles, distinctive, same_text
 from tunegate.prepare.rows import Candidate, Dropped
-from tunegate.prepare.similarity import Comparable, Index, Shingles, distinctive
-
-#: Answers shorter than this are alike without one knowing the other: a label, a number, a common call.
-ANSWER_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -67,16 +65,12 @@ def _pairs(
         found = index.nearest(compared[number]) if row.side != "evaluation" else None
         if found:
             held = rows[found[0]]
-            same = found[1] == 1.0 and _plain(texts[number]) == _plain(texts[found[0]])
+            same = found[1] == 1.0 and same_text(texts[number], texts[found[0]])
             pairs[row.example.where] = Pair(
                 row.example.where, held.example.where, row.id, held.id, part,
                 "exact" if same else "near", round(found[1], 4),
             )  # fmt: skip
     return pairs
-
-
-def _plain(compared: Comparable) -> str:
-    return " ".join(compared.text.casefold().split())
 
 
 def without_overlap(rows: Sequence[Candidate], pairs: Sequence[Pair]) -> tuple[list[Candidate], list[Dropped]]:

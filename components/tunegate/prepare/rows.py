@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tunegate.contracts.files import sha256_json
+from tunegate.models.similarity import Comparable, normalised
 from tunegate.prepare.formats import Example
-from tunegate.prepare.similarity import Comparable
-from tunegate.prepare.split import Side, normalised, side
+from tunegate.prepare.split import Side, side
 from tunegate.prepare.validate import Length
 
 _ID_CHARACTERS = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunegate.contracts.errors import SettingsError
+from tunegate.contracts.overlap import OVERLAP_THRESHOLD
 from tunegate.contracts.settings import setting
 
 
@@ -50,7 +51,10 @@ class PrepareSettings:
         choices=("drop", "keep"),
     )
     overlap_threshold: float = setting(
-        0.7, help="Jaccard similarity from which a row gives an evaluation row away", minimum=0.5, maximum=1.0
+        OVERLAP_THRESHOLD,
+        help="Jaccard similarity from which a row gives an evaluation row away",
+        minimum=0.5,
+        maximum=1.0,
     )
     num_calibration_samples: int = setting(256, help="training rows set aside for quantization", unit="rows", minimum=1)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Literal
+
+from tunegate.models.similarity import normalised
 
 Side = Literal["train", "validation", "evaluation"]
 
@@ -15,11 +16,6 @@ SIDES: tuple[Side, ...] = ("train", "validation", "evaluation")
 
 #: How sure the rows named by :func:`rows_needed` make it that a side is not empty.
 _CERTAINTY = 0.99
-
-
-def normalised(text: str) -> str:
-    """``text`` in Unicode's composed form with every run of white space as one space: what counts as the same text."""
-    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def position(prompt: Sequence[Mapping[str, str]] | str) -> float:

@@ -9,13 +9,12 @@ proposes pairs: each is decided by the exact similarity, so no row is dropped fo
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from tunegate.prepare.split import normalised
 
 Shingles = frozenset[int]
 
@@ -33,12 +32,22 @@ _SEED = 1
 _WEIGHTS = (0.1, 0.9)
 
 
+def normalised(text: str) -> str:
+    """``text`` in Unicode's composed form with every run of white space as one space: what counts as the same text."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
 @dataclass(frozen=True)
 class Comparable:
     """What is compared of a row: what it says itself, and the same with its system message."""
 
     text: str
     whole: str
+
+
+def same_text(one: Comparable, other: Comparable) -> bool:
+    """Whether both say the same themselves, whatever case and white space."""
+    return " ".join(one.text.casefold().split()) == " ".join(other.text.casefold().split())
 
 
 def shingles(text: str) -> Shingles:
