@@ -62,7 +62,7 @@ def finetune(
         num_train_epochs: Passes over the train rows.
         max_length: Longest row, in tokens.
         merge_base: Which 16-bit base the adapter is added to: 'original', 'dequantized', or the better one: 'measure'.
-        scheme: How to quantize: 'W4A16', 'W8A8' or 'FP8_DYNAMIC'.
+        scheme: How to quantize: 'W4A16', 'W4A16_ASYM', 'W8A8', 'FP8_DYNAMIC' or 'FP8'.
         evaluation_rows: How many evaluation rows to judge on; 0 for all.
         seed: Seed of training.
         reuse_evaluations: A folder that keeps evaluations of bases by digest, each made once; empty for none.

@@ -33,6 +33,7 @@ def quantization_page(result: Mapping[str, Any]) -> str:
 def _facts(result: Mapping[str, Any]) -> dict[str, object]:
     shown: dict[str, object] = {
         "scheme": result["scheme"],
+        "made by": f"{result['backend']}, {result['algorithm']}",
         "before": f"{result['bytes_before'] / 1e6:,.1f} MB",
         "after": f"{result['bytes_after'] / 1e6:,.1f} MB",
         "layers quantized": len(result["layers"]),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.files import pretty_json, sha256_file
 from tunegate.models.files import GENERATION_FILES, read_config, tokenizer_files
-from tunegate.quantize.layers import PLAIN_DTYPES
-from tunegate.tensors.shards import TensorSpec, stored_tensors
-
-#: Tensor → the shard that it lies in, its dtype and shape.
-Headers = Mapping[str, tuple[Path, TensorSpec]]
+from tunegate.quantize.scaling import without_scaling
+from tunegate.quantize.stored import Format, Headers, read_tensor
+from tunegate.tensors.shards import stored_tensors
 
 
 def carry_over(source: Path, folder: Path) -> None:
@@ -33,19 +31,24 @@ def carry_over(source: Path, folder: Path) -> None:
     (folder / "config.json").write_bytes(pretty_json(config))
 
 
-def check_result(source: Path, folder: Path, *, layers: Sequence[str]) -> None:
+def check_result(source: Path, folder: Path, *, layers: Sequence[str], form: Format, rescaled: bool = False) -> None:
     """Compares the quantized folder with the model it was made from.
+
+    Args:
+        source: the model that was quantized.
+        folder: what came of it.
+        layers: the layers that should be quantized.
+        form: how they should be stored.
+        rescaled: whether the algorithm moves scale between a layer's inputs and the vector before it (AWQ).
 
     Raises:
         RunError: when a layer is not quantized, another tensor was changed, added or lost, or the config does not load.
     """
-    import torch
-
     before, after = stored_tensors(source), stored_tensors(folder)
-    missing = [name for name in layers if not _is_quantized(after, name)]
+    missing = [name for name in layers if not form.is_quantized(after, name)]
     if missing:
         raise _failure(f"{len(missing)} of {len(layers)} layers were not quantized.", missing, "every layer quantized")
-    own = {key for key in after if any(key.startswith(f"{name}.weight") for name in _owners(key, layers))}
+    own = after.keys() & form.own(tuple(layers))
     kept, expected = after.keys() - own, before.keys() - {f"{name}.weight" for name in layers}
     if differs := sorted(kept ^ expected):
         raise _failure(
@@ -53,80 +56,73 @@ def check_result(source: Path, folder: Path, *, layers: Sequence[str]) -> None:
             differs,
             "the same tensors beside the quantized ones",
         )
-    changed = [
-        name for name in sorted(kept) if not torch.equal(read_tensor(before, name), read_tensor(after, name))
-        or before[name][1].dtype != after[name][1].dtype
-    ]  # fmt: skip
+    fixed = [name for name in sorted(kept) if not (rescaled and _is_vector(before, name))]
+    changed = [name for name in fixed if not _equal(before, after, name)]
     if changed:
         raise _failure(
             "Quantization changed tensors that it should have left.", changed, "bit for bit as in the merged model"
         )
-    scales = [key for key in own if key.endswith("_scale")]
-    bad = [key for key in sorted(scales) if not bool(torch.isfinite(read_tensor(after, key).float()).all())]
+    floats = [key for key in own if key.endswith(("scale", "scales"))] + sorted(kept - set(fixed))
+    bad = [key for key in sorted(floats) if not _is_finite(after, key)]
     if bad:
-        raise _failure("Some scales are not finite.", bad, "finite scales")
-    _check_config(folder)
+        raise _failure("Some scales or rescaled vectors are not finite.", bad, "finite numbers")
+    _check_config(folder, form)
 
 
-def _owners(key: str, layers: Sequence[str]) -> list[str]:
-    name = key.rpartition(".weight")[0]
-    return [name] if name in set(layers) else []
+def _is_vector(headers: Headers, name: str) -> bool:
+    return len(headers[name][1].shape) == 1
 
 
-def _is_quantized(headers: Headers, name: str) -> bool:
-    coded = headers.get(f"{name}.weight") or headers.get(f"{name}.weight_packed")
-    return coded is not None and coded[1].dtype not in PLAIN_DTYPES and f"{name}.weight_scale" in headers
+def _equal(before: Headers, after: Headers, name: str) -> bool:
+    import torch
+
+    same_kind = before[name][1] == after[name][1]
+    return same_kind and bool(torch.equal(read_tensor(before, name), read_tensor(after, name)))
 
 
-def _check_config(folder: Path) -> None:
+def _is_finite(headers: Headers, name: str) -> bool:
+    return bool(read_tensor(headers, name).float().isfinite().all())
+
+
+def _check_config(folder: Path, form: Format) -> None:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    if getattr(config, "quantization_config", None) is None:
+    stated = getattr(config, "quantization_config", None)
+    method = stated.get("quant_method") if isinstance(stated, dict) else getattr(stated, "quant_method", None)
+    if method != form.quant_method:
         raise _failure(
-            "The quantized model's config does not say that it is quantized.", ["config.json"], "quantization_config"
+            "The quantized model's config does not say that it is quantized.",
+            [f"config.json: quant_method {method!r}"],
+            f"quantization_config with quant_method {form.quant_method!r}",
         )
 
 
-def read_tensor(headers: Headers, name: str) -> Any:
-    """One tensor of a folder whose headers were read."""
-    from safetensors import safe_open
+def relative_errors(
+    source: Path, folder: Path, *, layers: Sequence[str], form: Format, rescaled: bool = False
+) -> dict[str, float]:
+    """Layer → ‖W − Ŵ‖ / ‖W‖ (Frobenius), Ŵ being what the stored integers or floats and scales stand for.
 
-    with safe_open(headers[name][0], framework="pt") as file:
-        return file.get_tensor(name)
-
-
-def relative_errors(source: Path, folder: Path, *, layers: Sequence[str]) -> dict[str, float]:
-    """Layer → ‖W − Ŵ‖ / ‖W‖ (Frobenius), Ŵ being what the stored integers or floats and scales stand for."""
+    Args:
+        source: the model that was quantized.
+        folder: what came of it.
+        layers: the quantized layers.
+        form: how they are stored.
+        rescaled: whether rows and columns were rescaled, which the layers around undo; it is undone before measuring.
+    """
     before, after = stored_tensors(source), stored_tensors(folder)
     errors = {}
     for name in layers:
         weight = read_tensor(before, f"{name}.weight").float()
-        errors[name] = float((weight - dequantized(after, name)).norm() / weight.norm().clamp_min(1e-30))
+        restored = form.dequantized(after, name)
+        if rescaled:
+            restored = without_scaling(restored, weight)
+        errors[name] = _relative(weight, restored)
     return errors
 
 
-def dequantized(headers: Headers, name: str) -> Any:
-    """A layer's weights, float32 [outputs, inputs], from symmetric codes and a scale for each row or group."""
-    scale = read_tensor(headers, f"{name}.weight_scale").float()
-    if f"{name}.weight" in headers:
-        codes = read_tensor(headers, f"{name}.weight").float()
-    else:
-        codes = _unpacked(read_tensor(headers, f"{name}.weight_packed"), columns=_columns(headers, name)).float()
-    return codes * scale.repeat_interleave(codes.shape[1] // scale.shape[1], dim=1)
-
-
-def _columns(headers: Headers, name: str) -> int:
-    return int(read_tensor(headers, f"{name}.weight_shape")[1])
-
-
-def _unpacked(packed: Any, *, columns: int) -> Any:
-    """Signed 4-bit integers from int32 words of eight, the lowest bits first, stored with an offset of 8."""
-    import torch
-
-    shifts = torch.arange(0, 32, 4, dtype=torch.int32)
-    nibbles = (packed.unsqueeze(-1) >> shifts) & 0xF
-    return nibbles.reshape(packed.shape[0], -1)[:, :columns] - 8
+def _relative(weight: Any, restored: Any) -> float:
+    return float((weight - restored).norm() / weight.norm().clamp_min(1e-30))
 
 
 def _failure(failed: str, items: Sequence[str], expected: str) -> RunError:
@@ -134,6 +130,6 @@ def _failure(failed: str, items: Sequence[str], expected: str) -> RunError:
         failed,
         seen=f"{len(items)} item(s)",
         expected=expected,
-        remedy="do not use this model; check the versions of llmcompressor and compressed-tensors",
+        remedy="do not use this model; check the versions of the libraries that quantize",
         items=items,
     )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+from tunegate.contracts.errors import SettingsError
+from tunegate.contracts.schemes import (
+    ALGORITHMS,
+    AWQ,
+    BACKENDS,
+    GPTQ,
+    LLMCOMPRESSOR,
+    SCHEMES,
+    algorithm_of,
+    is_calibrated,
+)
 from tunegate.contracts.settings import setting
 
-#: Scheme → whether it is calibrated on rows (GPTQ), and whether weights have groups.
-SCHEMES = ("W4A16", "W8A8", "FP8_DYNAMIC")
-CALIBRATED = ("W4A16", "W8A8")
-GROUPED = ("W4A16",)
+#: Setting → the algorithm that alone reads it.
+_READ_BY = {"dampening_frac": GPTQ, "n_grid": AWQ}
 
 
 @dataclass(frozen=True)
@@ -18,23 +27,68 @@ class QuantizeSettings:
 
     scheme: str = setting(
         "W4A16",
-        help="W4A16: 4-bit weights in groups (GPTQ); W8A8: 8-bit weights and activations (GPTQ); "
-        "FP8_DYNAMIC: 8-bit floats, without calibration",
-        choices=SCHEMES,
+        help="W4A16: 4-bit weights in groups; W4A16_ASYM: the same with zero points; W8A8: 8-bit integers, weights "
+        "and activations; FP8_DYNAMIC: 8-bit floats; FP8: 8-bit floats, the activations' scale fixed by calibration",
+        choices=tuple(SCHEMES),
+    )
+    backend: str = setting(LLMCOMPRESSOR, help="what quantizes, and in which format", choices=BACKENDS)
+    algorithm: str = setting(
+        "auto",
+        help="gptq, awq, or rtn (rounding to the nearest); auto: what the backend does best for the scheme",
+        choices=("auto", *ALGORITHMS),
     )
     group_size: int = setting(
-        0, help="weights that share a scale, for W4A16; 0: the largest of 128, 64, 32 that divides every layer",
+        0, help="weights that share a scale, for 4-bit schemes; 0: the largest of 128, 64, 32 that divides every layer",
         unit="weights", minimum=0,
     )  # fmt: skip
     ignore: tuple[str, ...] = setting(
         ("lm_head",), help="layers that stay as they are: names, or 're:' and a regular expression"
     )
     num_calibration_samples: int = setting(
-        128, help="rows of the data set's calibration side that GPTQ sees", unit="rows", minimum=1
+        128, help="rows of the data set's calibration side that calibrate", unit="rows", minimum=1
     )
     max_length: int = setting(2048, help="where a calibration row is cut", unit="tokens", minimum=1)
     dampening_frac: float = setting(
         0.01, help="what GPTQ adds to the Hessian's diagonal, as a share of its mean (Frantar et al., 2023)",
         exclusive_minimum=0.0, maximum=1.0,
     )  # fmt: skip
+    n_grid: int = setting(
+        20, help="how many scalings AWQ tries for each layer; its time grows with them", minimum=3, maximum=1000
+    )
     seed: int = setting(0, help="seed of every random generator", minimum=0)
+
+    def __post_init__(self) -> None:
+        made_by = self.made_by
+        if self.group_size and not SCHEMES[self.scheme].grouped:
+            grouped = [name for name, scheme in SCHEMES.items() if scheme.grouped]
+            raise SettingsError(
+                f"quantize.group_size has no meaning for {self.scheme}.",
+                seen=f"group_size {self.group_size}",
+                expected=f"0: {self.scheme} has no groups",
+                remedy=f"leave group_size out, or use {' or '.join(grouped)}",
+            )
+        for field in fields(self):
+            reader = _READ_BY.get(field.name, made_by)
+            value = getattr(self, field.name)
+            if reader != made_by and value != field.default:
+                raise SettingsError(
+                    f"quantize.{field.name} has no meaning for {made_by}.",
+                    seen=f"{field.name} {value}, algorithm {made_by}",
+                    expected=f"algorithm {reader}, which alone reads it",
+                    remedy=f"leave {field.name} out, or set quantize.algorithm to {reader}",
+                )
+
+    @property
+    def made_by(self) -> str:
+        """The algorithm that is used."""
+        return algorithm_of(self.scheme, backend=self.backend, asked=self.algorithm)
+
+    @property
+    def grouped(self) -> bool:
+        """Whether weights have groups."""
+        return SCHEMES[self.scheme].grouped
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether rows are needed."""
+        return is_calibrated(self.scheme, self.made_by)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from tunegate.contracts.schemes import SCHEMES, algorithm_of, is_calibrated
 from tunegate.preflight.rule import Context, Remark, Sections
 
 #: Our own tasks → what they measure of a row; what a task of the harness measures is known only when it has run.
@@ -15,12 +17,16 @@ GROUP_SIZES = (128, 64, 32)
 
 def calibrates(sections: Sections) -> bool:
     """For rules on calibration."""
-    return "quantize" in sections and sections["quantize"]["scheme"] != "FP8_DYNAMIC"
+    return "quantize" in sections and is_calibrated(sections["quantize"]["scheme"], _algorithm(sections["quantize"]))
 
 
 def has_groups(sections: Sections) -> bool:
     """For rules on groups of weights."""
-    return "quantize" in sections and sections["quantize"]["scheme"] == "W4A16"
+    return "quantize" in sections and SCHEMES[sections["quantize"]["scheme"]].grouped
+
+
+def _algorithm(quantize: Mapping[str, Any]) -> str:
+    return algorithm_of(quantize["scheme"], backend=quantize["backend"], asked=quantize["algorithm"])
 
 
 def calibration_rows(context: Context) -> Iterator[Remark]:
