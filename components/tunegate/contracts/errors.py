@@ -16,6 +16,7 @@
     │   ├── ConflictError             somebody else moved the object in between
     │   └── Interrupted           75  asked to stop; the same command goes on where it was
     └── GateRefused               3   the gate said no: FAIL or INCONCLUSIVE
+        └── ApprovalRefused           a person said no, nobody answered in time, or an approval does not count
 """
 
 from __future__ import annotations
@@ -131,6 +132,10 @@ class GateRefused(TunegateError):
     """The gate's verdict is FAIL or INCONCLUSIVE."""
 
     exit_code = 3
+
+
+class ApprovalRefused(GateRefused):
+    """An approval was denied, came too late, came from the wrong person, or is of something that changed since."""
 
 
 def _tree(cls: type[TunegateError]) -> dict[str, type[TunegateError]]:

@@ -10,6 +10,7 @@ import datetime
 import functools
 import json
 import os
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -34,6 +35,8 @@ VALIDATION_ROWS_NAME = "validation.jsonl"
 
 #: The environment variable in which a container image states its own reference.
 IMAGE_VARIABLE = "TUNEGATE_IMAGE"
+#: The environment variable in which a container image states the git commit it was built from.
+COMMIT_VARIABLE = "TUNEGATE_COMMIT"
 
 #: The distributions whose versions decide what a step computes.
 TOOLS = (
@@ -63,6 +66,7 @@ class Manifest:
         settings: the settings themselves, for a person who reads the manifest.
         tools: distribution → version of what made it.
         image: the container image it was made in, empty on a plain machine; not part of any digest.
+        commit: the git commit of the tunegate that made it, empty when it is not known; not part of any digest.
         created: UTC time, not part of any digest.
         volatile: files that tell of the run, such as its timings; verified like all others, and not part of the content
             digest.
@@ -75,6 +79,7 @@ class Manifest:
     settings: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
+    commit: str = ""
     created: str = ""
     volatile: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
@@ -124,6 +129,21 @@ def image_reference() -> str:
     return os.environ.get(IMAGE_VARIABLE, "")
 
 
+@functools.cache
+def code_commit() -> str:
+    """The git commit of this code: what the image states, or that of its checkout, when nothing is changed there."""
+    if stated := os.environ.get(COMMIT_VARIABLE):
+        return stated
+    own = Path(__file__)
+    try:
+        for asked in (("ls-files", "--error-unmatch", own.name), ("diff", "--quiet", "HEAD"), ("rev-parse", "HEAD")):
+            command = ["git", "-C", str(own.parent), *asked]
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
 def hashed_files(folder: Path) -> tuple[FileEntry, ...]:
     """The entries of every file below ``folder`` but its manifest."""
     return _entries(folder, [name for name in files_below(folder) if name != MANIFEST_NAME])
@@ -145,6 +165,7 @@ def write_manifest(
         settings=dict(settings),
         tools=tool_versions(),
         image=image_reference(),
+        commit=code_commit(),
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         volatile=tuple(sorted(volatile)),
     )

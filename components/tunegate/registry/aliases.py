@@ -107,7 +107,9 @@ def history(storage: Storage, name: str) -> list[Record]:
     return [_own(record, name, storage) for record in chain(storage, read_alias(storage, name).record)]
 
 
-def promote(storage: Storage, alias: Alias, version: str, *, verdict: str, attempt: str, note: str = "") -> Move:
+def promote(
+    storage: Storage, alias: Alias, version: str, *, verdict: str, attempt: str, note: str = "", approval: str = ""
+) -> Move:
     """Moves an alias to a version.
 
     Args:
@@ -117,6 +119,7 @@ def promote(storage: Storage, alias: Alias, version: str, *, verdict: str, attem
         verdict: content digest of the verdict that allowed it.
         attempt: what names this attempt; it is carried out at most once, however often it is tried.
         note: a person's words.
+        approval: digest of the approval request that was granted, where one was asked for.
 
     Raises:
         ConflictError: when the alias moved since ``alias`` was read.
@@ -135,6 +138,7 @@ def promote(storage: Storage, alias: Alias, version: str, *, verdict: str, attem
         action="promote",
         note=note,
         created=_now(),
+        approval=approval,
     )
     return _moved(storage, alias, record)
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from tunegate.contracts.errors import ArtifactError, ConflictError
 from tunegate.contracts.files import canonical_json, sha256_json
@@ -29,6 +30,7 @@ class Record:
         restores: for a rollback, the digest of the earlier record it goes back to; a further rollback starts there.
         note: a person's words.
         created: UTC time.
+        approval: digest of the approval request that allowed it; empty where none was asked for.
     """
 
     alias: str
@@ -41,17 +43,25 @@ class Record:
     note: str = ""
     created: str = ""
     schema_version: int = SCHEMA_VERSION
+    approval: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is written. One without approval has the name it had before there were approvals."""
+        document = dataclasses.asdict(self)
+        if not self.approval:
+            del document["approval"]
+        return document
 
     @property
     def digest(self) -> str:
         """The record's name."""
-        return sha256_json(dataclasses.asdict(self))
+        return sha256_json(self.to_json())
 
 
 def write_record(storage: Storage, record: Record) -> str:
     """Writes a record and returns its digest; the same record again is kept."""
     try:
-        storage.write(_key(record.digest), canonical_json(dataclasses.asdict(record)), if_generation_match=0)
+        storage.write(_key(record.digest), canonical_json(record.to_json()), if_generation_match=0)
     except ConflictError:
         read_record(storage, record.digest)
     return record.digest
