@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ POLICY: dict[str, Any] = {
         {"task": "tool_call", "metric": "exact", "candidate": "quantized", "floor": 0.3},
     ],
 }
+#: What is carried from the base to the quantized model: file → its text.
+CARRIED = {"tokenizer.json": "a tokenizer", "generation_config.json": "an end"}
 BASE_DIGEST = "b" * 64
 ENGINE = {"name": "lm-evaluation-harness", "torch": "2.13.0", "dtype": "float32", "device": "cpu", "batch_size": 8}
 
@@ -41,6 +44,7 @@ class Run:
         rows: role → what changes the rows of ``rows.parquet``.
         without: files that are not written, as ``role/name``.
         parents: kind → parents in place of the right ones.
+        companions: file → what replaces its text in the quantized model.
         parity: what of a good parity report is replaced: ``pairs`` (pair → figures), ``report`` and ``manifest`` (name
             → digest), ``top`` (entries of the document), ``without`` (what is not merged with it); None writes none.
     """
@@ -53,6 +57,7 @@ class Run:
     rows: dict[str, Callable[[list[dict[str, Any]]], list[dict[str, Any]]]] = field(default_factory=dict)
     without: set[str] = field(default_factory=set)
     parents: dict[str, dict[str, str]] = field(default_factory=dict)
+    companions: dict[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ("base", "merged", "quantized")
     parity: dict[str, Any] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
@@ -69,9 +74,22 @@ class Run:
         dataset = self._artifact(
             "dataset", {}, {"evaluation.jsonl": questions, "validation.jsonl": "{}", "profile.json": profile}
         )
-        adapter = self._artifact("adapter", {"dataset": dataset.content_digest})
-        merged = self._artifact("merged", {"base_model": BASE_DIGEST, "adapter": adapter.content_digest})
-        quantized = self._artifact("quantized", {"model": merged.content_digest, "dataset": dataset.content_digest})
+        stated = json.dumps({"companions": {name: sha256(text.encode()).hexdigest() for name, text in CARRIED.items()}})
+        adapter = self._artifact(
+            "adapter",
+            {"dataset": dataset.content_digest},
+            {"weights": "adapter", "training.json": stated, "tokenizer.json": CARRIED["tokenizer.json"]},
+        )
+        merged = self._artifact(
+            "merged",
+            {"base_model": BASE_DIGEST, "adapter": adapter.content_digest},
+            {"weights": "merged", **CARRIED},
+        )
+        quantized = self._artifact(
+            "quantized",
+            {"model": merged.content_digest, "dataset": dataset.content_digest},
+            {"weights": "quantized", **CARRIED, **self.companions},
+        )
         digests = {"base": BASE_DIGEST, "merged": merged.content_digest, "quantized": quantized.content_digest}
         self.inputs = {name: self.folder / name for name in ("dataset", "adapter", "merged", "quantized")}
         self.inputs["evaluations"] = {

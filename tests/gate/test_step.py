@@ -226,6 +226,35 @@ def test_models_that_were_not_made_from_each_other_fail(finished: Run, kind: str
     assert kind in _check(verdict, "descend").reason
 
 
+SAME = "tokenizer and template are the same"
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "chat_template.jinja"])
+def test_a_quantized_model_with_another_tokenizer_template_or_end_fails_with_the_file(finished: Run, name: str) -> None:
+    finished.companions[name] = "another"
+    verdict = finished.judge()
+    assert verdict.decision == "FAIL"
+    assert f"quantized: {name}: " in _check(verdict, SAME).reason
+
+
+@pytest.mark.parametrize(
+    ("role", "name"),
+    [("adapter", "tokenizer.json"), ("merged", "generation_config.json"), ("quantized", "tokenizer.json")],
+)
+def test_a_stage_that_lost_a_file_of_the_tokenizer_or_template_fails(finished: Run, role: str, name: str) -> None:
+    finished.without.add(f"{role}/{name}")
+    verdict = finished.judge()
+    assert verdict.decision == "FAIL"
+    assert _check(verdict, SAME).reason == f"{role}: {name}: missing"
+
+
+def test_an_adapter_that_does_not_say_with_which_template_it_was_trained_fails(finished: Run) -> None:
+    finished.without.add("adapter/training.json")
+    verdict = finished.judge()
+    assert verdict.decision == "FAIL"
+    assert "training.json" in _check(verdict, SAME).reason
+
+
 @pytest.mark.parametrize("parent", ["model", "dataset"])
 def test_a_quantized_model_of_another_model_or_calibrated_on_other_data_fails(finished: Run, parent: str) -> None:
     finished.judge()

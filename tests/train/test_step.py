@@ -65,6 +65,18 @@ def test_only_the_completion_carries_labels(tiny_base: Path, tiny_dataset: Path,
         assert labelled == rendered.completion_ids
 
 
+def test_an_end_of_turn_that_is_also_the_padding_token_keeps_its_label(
+    tiny_base: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """A trainer that leaves out padding by its id would train the end of every answer away."""
+    tokenizer = load_tokenizer(tiny_base)
+    tokenizer.pad_token = tokenizer.eos_token
+    settings = TrainSettings(method="lora", max_length=256, per_device_train_batch_size=4)
+    trainer = build_trainer(load_causal_lm(tiny_base), tokenizer, tiny_dataset, settings, HELD, scratch=tmp_path)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert int((batch["labels"] == tokenizer.eos_token_id).sum()) == 4
+
+
 def test_the_adapter_loads_in_plain_peft_and_lowers_the_loss_there(
     trained: dict[str, Path], tiny_base: Path, tiny_dataset: Path
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.errors import AdapterError, SettingsError
-from tunegate.contracts.files import pretty_json, read_json_object, sha256_file
+from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
@@ -18,6 +18,7 @@ from tunegate.export.loss import Loss, measure_loss
 from tunegate.export.page import export_page
 from tunegate.export.ranks import target_rank
 from tunegate.export.settings import ExportSettings
+from tunegate.models.companions import copy_files
 from tunegate.models.files import check_model_folder, tokenizer_files
 from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
 from tunegate.models.vocabulary import refuse_other_vocabulary
@@ -199,12 +200,8 @@ def _loss(
 
 def _copy_companions(base_model: Path, adapter: Path, folder: Path) -> dict[str, str]:
     """Copies the tokenizer that the adapter was trained with, or the base's, and how it was trained, byte for byte."""
-    copied: dict[str, str] = {}
     training = [adapter / TRAINING_NAME] if (adapter / TRAINING_NAME).is_file() else []
-    for file in [*(tokenizer_files(adapter) or tokenizer_files(base_model)), *training]:
-        shutil.copyfile(file, folder / file.name)
-        copied[file.name] = sha256_file(folder / file.name)
-    return copied
+    return copy_files([*(tokenizer_files(adapter) or tokenizer_files(base_model)), *training], folder)
 
 
 def _energy(modules: Collection[ExportedModule]) -> float:

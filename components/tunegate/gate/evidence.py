@@ -14,6 +14,8 @@ from tunegate.contracts.verdict import Check
 from tunegate.gate.policy import ROLES, OverlapLimits
 from tunegate.gate.rows import Rows, read_rows
 from tunegate.gate.task_overlap import check_task_overlap
+from tunegate.models.companions import COMPANION_FILES, COMPANIONS, companion_differences
+from tunegate.models.files import TOKENIZER_FILES
 
 RESULTS_NAME = "results.json"
 PROFILE_NAME = "profile.json"
@@ -53,7 +55,12 @@ def read_evaluation(role: str, folder: Path) -> Evaluation:
 
 
 def check_evidence(
-    evaluations: Mapping[str, Evaluation], *, artifacts: Mapping[str, Manifest], profile: Path, limits: OverlapLimits
+    evaluations: Mapping[str, Evaluation],
+    *,
+    artifacts: Mapping[str, Manifest],
+    profile: Path,
+    training: Path,
+    limits: OverlapLimits,
 ) -> list[Check]:
     """Judges what the comparisons rest on.
 
@@ -61,6 +68,7 @@ def check_evidence(
         evaluations: by role.
         artifacts: ``dataset``, ``adapter``, ``merged``, ``quantized``: their verified manifests.
         profile: the data set's ``profile.json``.
+        training: the adapter's ``training.json``.
         limits: how many rows may be on both sides.
     """
     return [
@@ -69,6 +77,10 @@ def check_evidence(
         _judged("evaluations are on the same rows", lambda: _same_rows(evaluations, artifacts["dataset"])),
         _judged("evaluations were made the same way", lambda: _same_way(evaluations)),
         _judged("models descend from each other", lambda: _lineage(artifacts)),
+        _judged(
+            "tokenizer and template are the same from the base to the quantized model",
+            lambda: _companions(training, artifacts),
+        ),
         _overlap(profile, limits),
         *check_task_overlap({role: found.results for role, found in evaluations.items()}, limits),
     ]
@@ -133,6 +145,22 @@ def _lineage(artifacts: Mapping[str, Manifest]) -> list[str]:
         for child, parent in _DESCENT
         if artifacts[parent].content_digest not in artifacts[child].parents.values()
     ]
+
+
+def _companions(training: Path, artifacts: Mapping[str, Manifest]) -> list[str]:
+    """The base's are those that train names; an adapter has the tokenizer and no generation settings."""
+    try:
+        stated = _object(training).get(COMPANIONS)
+    except ArtifactError as error:
+        return [f"{error.failed} Seen: {error.seen}."]
+    if not isinstance(stated, Mapping) or not stated:
+        return ["the adapter does not say with which tokenizer and template it was trained"]
+    problems = []
+    for role, names in (("adapter", TOKENIZER_FILES), ("merged", COMPANION_FILES), ("quantized", COMPANION_FILES)):
+        found = {entry.path: entry.sha256 for entry in artifacts[role].files if entry.path in names}
+        expected = {name: digest for name, digest in stated.items() if role != "adapter" or name in names}
+        problems += [f"{role}: {line}" for line in companion_differences(found, expected)]
+    return problems
 
 
 def _overlap(profile: Path, limits: OverlapLimits) -> Check:

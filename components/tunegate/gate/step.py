@@ -20,6 +20,7 @@ from tunegate.gate.parity import check_parity, read_parity
 from tunegate.gate.policy import Policy, parse_policy
 from tunegate.gate.questions import read_questions
 from tunegate.gate.settings import GateSettings
+from tunegate.models.training import TRAINING_NAME
 
 
 def run(
@@ -67,7 +68,11 @@ def run(
     say("gate", f"judging {len(policy.checks)} checks at {policy.confidence:.0%} confidence")
     found = {role: read_evaluation(role, folder) for role, folder in sorted(evaluations.items())}
     evidence = check_evidence(
-        found, artifacts=artifacts, profile=dataset / PROFILE_NAME, limits=policy.max_overlap_rows
+        found,
+        artifacts=artifacts,
+        profile=dataset / PROFILE_NAME,
+        training=adapter / TRAINING_NAME,
+        limits=policy.max_overlap_rows,
     )
     report = read_parity(parity, measured) if parity is not None and measured is not None else None
     evidence += check_parity(policy.parity, report, artifacts=artifacts)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tunegate.contracts.files import pretty_json, sha256_file
+from tunegate.models.companions import COMPANIONS, copy_files, refuse_other_companions, tokenizer_digests
 from tunegate.models.files import GENERATION_FILES, read_config, tokenizer_files
+from tunegate.models.training import TRAINING_NAME
 
 
 def copy_companions(base: Path, adapter: Path, output: Path, *, dtype: str) -> dict[str, str]:
@@ -23,9 +27,20 @@ def copy_companions(base: Path, adapter: Path, output: Path, *, dtype: str) -> d
         (output / "config.json").write_bytes(pretty_json(config))
     else:
         shutil.copyfile(base / "config.json", output / "config.json")
-    copied: dict[str, str] = {}
-    generation = [base / name for name in GENERATION_FILES if (base / name).is_file()]
-    for file in [*(tokenizer_files(adapter) or tokenizer_files(base)), *generation]:
-        shutil.copyfile(file, output / file.name)
-        copied[file.name] = sha256_file(output / file.name)
-    return copied
+    return copy_files([*(tokenizer_files(adapter) or tokenizer_files(base)), *_generation_files(base)], output)
+
+
+def refuse_changed_companions(base: Path, adapter: Path, training: Mapping[str, Any] | None) -> None:
+    """Refuses an adapter or a base whose tokenizer, template or generation settings changed since training.
+
+    Raises:
+        ModelError: naming each file that differs.
+    """
+    if training is None:  # not trained here: nobody said with which tokenizer
+        return
+    found = tokenizer_digests(adapter) | {path.name: sha256_file(path) for path in _generation_files(base)}
+    refuse_other_companions(adapter, found, training.get(COMPANIONS), stated_by=TRAINING_NAME)
+
+
+def _generation_files(base: Path) -> list[Path]:
+    return [base / name for name in GENERATION_FILES if (base / name).is_file()]

@@ -13,7 +13,7 @@ from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
-from tunegate.merge.companions import copy_companions
+from tunegate.merge.companions import copy_companions, refuse_changed_companions
 from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
 from tunegate.merge.measure import HeldOut, held_out_rows, merge_measured
 from tunegate.merge.page import full_page, merge_page
@@ -68,10 +68,12 @@ def _builder(
         refuse_other_base(adapter, training, base_digest)
         sources = tuned_sources(base_model, adapter)
         refuse_other_vocabulary(base_model, adapter)
+        refuse_changed_companions(base_model, adapter, training)
         return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
     pairs = read_pairs(adapter, model_specs(base_model))
     refuse_other_vocabulary(base_model, adapter)
     four_bit = _four_bit(settings, adapter, training, base_digest)
+    refuse_changed_companions(base_model, adapter, training)
     return lambda folder: _build_merge(folder, settings, base_model, adapter, pairs, four_bit, held_out)
 
 

@@ -45,8 +45,14 @@ class Prepared:
         return [row for row in self.rows if row.side == side]
 
 
-def profile(prepared: Prepared, settings: PrepareSettings) -> dict[str, Any]:
-    """The document ``profile.json``. ``overlap`` counts what *remains*: the gate judges it."""
+def profile(prepared: Prepared, settings: PrepareSettings, companions: Mapping[str, str]) -> dict[str, Any]:
+    """The document ``profile.json``. ``overlap`` counts what *remains*: the gate judges it.
+
+    Args:
+        prepared: what prepare decided.
+        settings: how.
+        companions: file name → sha256 of the tokenizer that the rows were checked with.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "format": prepared.format,
@@ -54,6 +60,7 @@ def profile(prepared: Prepared, settings: PrepareSettings) -> dict[str, Any]:
                  "calibration": len(prepared.calibration)},
         "tokens": {side: _tokens(prepared.of(side)) for side in SIDES},
         "max_length": settings.max_length,
+        "companions": dict(companions),
         "truncated_rows": sum(row.cut for row in prepared.rows),
         "roles": roles(prepared),
         "dropped": reasons(prepared),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from tunegate.contracts.files import pretty_json, write_atomically
 from tunegate.contracts.manifest import Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
+from tunegate.models.companions import tokenizer_digests
+from tunegate.models.endings import refuse_contradictions
 from tunegate.models.load import load_tokenizer
 from tunegate.prepare.check import check_rows
 from tunegate.prepare.duplicates import without_exact, without_near
@@ -38,7 +40,7 @@ def run(settings: PrepareSettings, *, dataset: str, base_model: Path, output: Pa
 
     Raises:
         DataError: rows that cannot be used, or a side without rows. Nothing is written then.
-        ModelError: a tokenizer or chat template that cannot be used.
+        ModelError: a tokenizer or chat template that cannot be used, or that ends a turn where the model does not stop.
         OutputExistsError: an ``output`` that was made from something else.
     """
     tokenizer = load_tokenizer(base_model)
@@ -48,13 +50,15 @@ def run(settings: PrepareSettings, *, dataset: str, base_model: Path, output: Pa
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
 
     def build(folder: Path) -> None:
-        _write(folder, _prepare(source, tokenizer, settings), settings)
+        prepared = _prepare(source, tokenizer, base_model, settings)
+        _write(folder, prepared, settings, tokenizer_digests(base_model))
 
     return produce(output, kind=KIND, parents=parents, settings=document, build=build)
 
 
-def _prepare(source: Source, tokenizer: Any, settings: PrepareSettings) -> Prepared:
+def _prepare(source: Source, tokenizer: Any, base_model: Path, settings: PrepareSettings) -> Prepared:
     format_name = detect_format(source.rows, stated=settings.format)
+    refuse_contradictions(base_model, tokenizer, conversations=format_name != "text")
     say("prepare", f"{len(source.rows)} rows of the format {format_name}")
     rows, invalid = check_rows(source.rows, format_name, tokenizer, settings)
     rows, exact = without_exact(rows)
@@ -105,12 +109,12 @@ def _refuse_empty_sides(prepared: Prepared, settings: PrepareSettings) -> None:
     )
 
 
-def _write(folder: Path, prepared: Prepared, settings: PrepareSettings) -> None:
+def _write(folder: Path, prepared: Prepared, settings: PrepareSettings, companions: Mapping[str, str]) -> None:
     for side in SIDES:
         documents = [document for row in prepared.of(side) for document in row.documents()]
         write_atomically(folder / f"{side}.jsonl", lines(documents))
     write_atomically(folder / "calibration.jsonl", lines(list(prepared.calibration)))
-    write_atomically(folder / "profile.json", pretty_json(profile(prepared, settings)))
+    write_atomically(folder / "profile.json", pretty_json(profile(prepared, settings, companions)))
     write_atomically(folder / "summary.json", pretty_json(dict(summary(prepared))))
     write_atomically(folder / "page.html", profile_page(prepared, settings).encode())
     counts = ", ".join(f"{row_count(prepared, side)} {side}" for side in SIDES)

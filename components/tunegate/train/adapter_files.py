@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.files import pretty_json
+from tunegate.models.companions import copy_files
 from tunegate.models.files import tokenizer_files
 
 
@@ -30,5 +30,4 @@ def save_adapter(model: Any, folder: Path, *, base_model: Path, base_digest: str
         if isinstance(config.get(name), list):
             config[name] = sorted(config[name])
     path.write_bytes(pretty_json(dict(sorted(config.items()))))
-    for file in tokenizer_files(base_model):
-        shutil.copyfile(file, folder / file.name)
+    copy_files(tokenizer_files(base_model), folder)

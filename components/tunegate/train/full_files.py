@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import ModelError, RunError
-from tunegate.models.files import GENERATION_FILES, tokenizer_files
+from tunegate.models.companions import companion_files, copy_files
 from tunegate.models.quiet import quiet
 from tunegate.tensors.shards import stored_tensors
 from tunegate.tensors.tuned import TensorChange, write_tuned
@@ -55,10 +54,7 @@ def save_full(model: Any, folder: Path, *, base_model: Path) -> list[TensorChang
         sources = _sources(base_model, Path(scratch), getattr(model, "all_tied_weights_keys", {}))
         changes = write_tuned(base_model, sources, folder, dtype="auto", step="train")
     _refuse_unchanged(changes)
-    companions = [base_model / "config.json", *(base_model / name for name in GENERATION_FILES)]
-    for file in [*companions, *tokenizer_files(base_model)]:
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
+    copy_files([base_model / "config.json", *companion_files(base_model)], folder)
     return changes
 
 

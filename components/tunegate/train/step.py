@@ -9,10 +9,11 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.errors import RunError
-from tunegate.contracts.files import pretty_json
+from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.manifest import Manifest, input_digest, verify, work_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
+from tunegate.models.companions import COMPANIONS, companion_digests, refuse_other_companions, tokenizer_digests
 from tunegate.models.files import check_model_folder, read_config
 from tunegate.models.four_bit import four_bit, four_bit_document
 from tunegate.models.load import device_type, load_tokenizer
@@ -70,6 +71,7 @@ def run(
         refuse_quantized(config, base_model)
     refuse_missing_trackers(settings)
     refuse_many_devices()
+    _refuse_other_tokenizer(base_model, dataset)
     parents = {"base": input_digest(base_model), "dataset": verify(dataset, kind="dataset").content_digest}
     document = settings_document(settings)
     refuse_foreign_output(output, kind="adapter", parents=parents, settings=document)
@@ -121,6 +123,7 @@ def _build(
         "schema_version": 1,
         "method": settings.method,
         "base_digest": base_digest,
+        COMPANIONS: companion_digests(base_model),
         "four_bit": four_bit_document(base_in_four_bit),
         "settings": settings_document(settings),
         "held": {"gradient_checkpointing": held.gradient_checkpointing, "optim": held.optim},
@@ -145,6 +148,13 @@ def _build(
     (folder / "timings.json").write_bytes(pretty_json({"schema_version": 1, "tokens_per_second": timings}))
     (folder / "page.html").write_text(curves_page(training, timings), "utf-8")
     (folder / "summary.json").write_bytes(pretty_json(training["summary"]))
+
+
+def _refuse_other_tokenizer(base_model: Path, dataset: Path) -> None:
+    """Lengths, turns and ends of answers were checked with one tokenizer and template: no other may train on them."""
+    path = dataset / "profile.json"
+    stated = read_json_object(path).get(COMPANIONS) if path.is_file() else None
+    refuse_other_companions(base_model, tokenizer_digests(base_model), stated, stated_by=f"the data set's {path.name}")
 
 
 def _train(trainer: Any, checkpoints: Checkpoints | None, every_seconds: float, scratch: Path) -> None:
