@@ -94,6 +94,19 @@ def test_merge_refuses_an_adapter_whose_template_changed_since_it_was_trained(
     assert not (tmp_path / "out").exists()
 
 
+def test_quantize_refuses_a_merged_model_whose_template_changed_since_it_was_merged(
+    merged: Path, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    from tunegate.quantize.settings import QuantizeSettings
+    from tunegate.quantize.step import run
+
+    model = edited(merged, tmp_path / "model", "generation_config.json")
+    with pytest.raises(ModelError, match=r"merge\.json names") as caught:
+        run(QuantizeSettings(scheme="FP8_DYNAMIC"), model=model, dataset=tiny_dataset, output=tmp_path / "out")
+    assert [item.split(":")[0] for item in caught.value.items] == ["generation_config.json"]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_manifest_of_each_stage_holds_the_same_digests(
     tiny_base: Path, trained: dict[str, Path], merged: Path
 ) -> None:

@@ -131,6 +131,8 @@ def test_tokenizer_template_generation_config_and_embeddings_are_those_of_the_me
     names = [path.name for path in tokenizer_files(base16)] + ["generation_config.json"]
     assert {"tokenizer.json", "chat_template.jinja"} <= set(names)
     assert all(sha256_file(folder / name) == sha256_file(base16 / name) for name in names)
+    stated = json.loads((folder / "quantize.json").read_text())["companions"]
+    assert stated == {name: sha256_file(base16 / name) for name in names}
     headers = stored_tensors(folder)
     assert "lm_head.weight" not in headers  # still tied
     assert headers["model.embed_tokens.weight"][1].dtype == "BF16"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import RunError
-from tunegate.contracts.files import pretty_json, sha256_file
-from tunegate.models.files import GENERATION_FILES, read_config, tokenizer_files
+from tunegate.contracts.files import pretty_json
+from tunegate.models.companions import companion_files, copy_files
+from tunegate.models.files import read_config
 from tunegate.quantize.scaling import without_scaling
 from tunegate.quantize.stored import Format, Headers, read_tensor
 from tunegate.tensors.shards import stored_tensors
@@ -18,14 +18,14 @@ from tunegate.tensors.shards import stored_tensors
 def carry_over(source: Path, folder: Path) -> None:
     """Copies tokenizer, chat template and generation config byte for byte, and completes the source's config.json.
 
+    What a library wrote of them beside the weights is taken away first.
+
     Raises:
         RunError: when a copy differs from its source.
     """
-    generation = [source / name for name in GENERATION_FILES]
-    for path in [*tokenizer_files(source), *(path for path in generation if path.is_file())]:
-        shutil.copyfile(path, folder / path.name)
-        if sha256_file(folder / path.name) != sha256_file(path):
-            raise _failure(f"{path.name} differs from the merged model's.", [path.name], "a copy, byte for byte")
+    for written in companion_files(folder):
+        written.unlink()
+    copy_files(companion_files(source), folder)
     made = read_config(folder)
     config = {**read_config(source), "quantization_config": made["quantization_config"]}
     (folder / "config.json").write_bytes(pretty_json(config))

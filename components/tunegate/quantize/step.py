@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.files import pretty_json, sha256_json
+from tunegate.contracts.files import pretty_json, read_json_object, sha256_json
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, input_digest, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.schemes import GPTQ
 from tunegate.contracts.settings import settings_document
+from tunegate.models.companions import COMPANIONS, companion_digests, refuse_other_companions
 from tunegate.quantize.backends import BACKENDS, Backend
 from tunegate.quantize.calibration import Calibration, calibration_rows, check_enough_tokens, render_calibration
 from tunegate.quantize.group_size import pick_group_size
@@ -22,6 +23,10 @@ from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import STEP, Work
 
 KIND = "quantized"
+
+#: What merge says of the model, where merge made it.
+MERGE_NAME = "merge.json"
+
 SCHEMA_VERSION = 2
 
 
@@ -41,6 +46,7 @@ def run(settings: QuantizeSettings, *, model: Path, dataset: Path, output: Path)
     check_ignore(settings.ignore)
     made_by_us = (model / MANIFEST_NAME).is_file()
     check_unquantized(model)
+    _refuse_changed_companions(model)
     parents = {
         "model": input_digest(model, kind="merged" if made_by_us else None),
         "dataset": verify(dataset, kind="dataset").content_digest,
@@ -61,6 +67,13 @@ def run(settings: QuantizeSettings, *, model: Path, dataset: Path, output: Path)
         (folder / "page.html").write_text(quantization_page(result), "utf-8")
 
     return produce(output, kind=KIND, parents=parents, settings=document, build=build)
+
+
+def _refuse_changed_companions(model: Path) -> None:
+    """Calibration rows are rendered with the model's own template: it must be the one that merge took over."""
+    path = model / MERGE_NAME
+    stated = read_json_object(path).get(COMPANIONS) if path.is_file() else None
+    refuse_other_companions(model, companion_digests(model), stated, stated_by=MERGE_NAME)
 
 
 def _calibration(settings: QuantizeSettings, model: Path, dataset: Path, *, widest: int) -> Calibration | None:
@@ -104,6 +117,7 @@ def _result(work: Work, backend: Backend, parents: Mapping[str, str], widths: Ma
         "algorithm": work.settings.made_by,
         "group_size": work.group_size,
         "ignore": list(work.settings.ignore),
+        COMPANIONS: companion_digests(work.folder),
         "calibration": _described(work.calibration),
         "bytes_before": _weights_bytes(work.source),
         "bytes_after": _weights_bytes(work.folder),
