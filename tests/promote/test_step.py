@@ -92,9 +92,12 @@ def test_a_pass_is_published_whole_and_the_alias_points_at_it(judged: Judged, tm
         "record": head.digest,
         "registry": str(judged.registry),
         "previous": None,
+        "signed": False,
+        "approval": None,
     }
     manifest = fetch_version(storage, head.version, tmp_path / "fetched")
-    assert set(manifest.parents) == {"verdict", "adapter", "merged", "quantized"} | {f"evaluations/{r}" for r in ROLES}
+    models = {"adapter", "merged", "quantized"}
+    assert set(manifest.parents) == {"verdict", "lineage"} | models | {f"evaluations/{r}" for r in ROLES}
     for role, digest in manifest.parents.items():
         assert verify(tmp_path / "fetched" / role).content_digest == digest
     assert head.verdict == head.attempt == manifest.parents["verdict"]

@@ -19,11 +19,30 @@ from typing import Any
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError, RunError
 from tunegate.contracts.manifest import Manifest
+from tunegate.registry.lineage import with_lineage
 from tunegate.registry.settings import SigningSettings
-from tunegate.registry.versions import fetch_version
+from tunegate.registry.versions import Part, fetch_version, publish
 from tunegate.storage.interface import Storage
 
 _FOLDER = "signatures"
+
+
+def publish_signed(
+    storage: Storage, parts: Mapping[str, Part], settings: SigningSettings, environment: Mapping[str, str]
+) -> str:
+    """Puts a version with its lineage into the registry, signed where the settings say so, and returns its digest.
+
+    What is signed is what came back from the registry, every byte of it checked. Errors are those of
+    :func:`~tunegate.registry.versions.publish` and :func:`sign_version`.
+    """
+    with with_lineage(parts) as whole:
+        version = publish(storage, whole)
+    if settings.method != "none":
+        with tempfile.TemporaryDirectory(prefix="tunegate-version-") as scratch:
+            folder = Path(scratch) / "version"
+            fetch_version(storage, version, folder)
+            sign_version(storage, version, folder, settings, environment)
+    return version
 
 
 def sign_version(

@@ -132,6 +132,17 @@ def fetch_version(storage: Storage, version: str, folder: Path) -> Manifest:
     return manifest
 
 
+def fetch_part(storage: Storage, version: str, role: str, folder: Path) -> Manifest:
+    """Copies one part of a version into ``folder`` and checks every byte of it against the part's own manifest.
+
+    Raises:
+        ArtifactError: naming each file that is missing, changed or extra.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    storage.download_folder(f"{_FOLDER}/{version}/{role}", folder)
+    return verify(folder)
+
+
 def _version_manifest(parts: Mapping[str, Part]) -> Manifest:
     """The same bytes for the same parts, whoever publishes them: two who publish at once agree."""
     entries = [entry for role, part in parts.items() for entry in _entries(role, part)]

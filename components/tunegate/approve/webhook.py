@@ -1,0 +1,83 @@
+"""Tells a webhook that an approval was asked for, given, denied or expired. Whether it hears changes no decision.
+
+The body of the POST, as JSON::
+
+    {"schema_version": 1, "event": "requested" | "approved" | "rejected" | "expired", "request": "<digest>",
+     "registry": "…", "alias": "…", "version": "<digest>", "replaces": "<digest>" | null, "summary": "<the verdict>",
+     "requester": "…", "expires": "<UTC>", "approver": "…" | null, "reason": "…" | null}
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from urllib.parse import urlsplit
+
+from tunegate.contracts.approval import Decision, Request
+from tunegate.contracts.progress import say
+
+SCHEMA_VERSION = 1
+ATTEMPTS = 3
+TIMEOUT_SECONDS = 10.0
+_EVENTS = {"approve": "approved", "reject": "rejected", "expire": "expired"}
+
+
+def tell(
+    request: Request,
+    decision: Decision | None,
+    *,
+    registry: str,
+    environment: Mapping[str, str],
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Calls the webhook that the request's rules name, three times at most. A failure is said and raises nothing.
+
+    Args:
+        request: what was asked.
+        decision: its answer; None when it was just asked.
+        registry: where it lies.
+        environment: holds the webhook's address, which is a secret and never told.
+
+    Returns:
+        Whether it was heard; False too where there is no webhook.
+    """
+    name = request.rules.webhook_url_env
+    if not name:
+        return False
+    address = environment.get(name, "")
+    if urlsplit(address).scheme not in ("http", "https"):
+        say("approve", f"the webhook was not called: {name} holds no http(s) address")
+        return False
+    body = json.dumps(message(request, decision, registry=registry)).encode()
+    problem = ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            sleep(2.0 ** (attempt - 1))
+        try:
+            post = urllib.request.Request(address, body, {"Content-Type": "application/json"}, method="POST")
+            with urllib.request.urlopen(post, timeout=TIMEOUT_SECONDS):
+                return True
+        except Exception as error:  # nothing that a webhook does may change what was decided
+            problem = f"{type(error).__name__} {getattr(error, 'code', '')}".strip()  # its text may hold the address
+    say("approve", f"the webhook in {name} did not answer: {problem}, {ATTEMPTS} times; nothing else is affected")
+    return False
+
+
+def message(request: Request, decision: Decision | None, *, registry: str) -> dict[str, object]:
+    """The body of the call."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "event": _EVENTS[decision.decision] if decision else "requested",
+        "request": request.digest,
+        "registry": registry,
+        "alias": request.alias,
+        "version": request.version,
+        "replaces": request.current,
+        "summary": request.summary,
+        "requester": request.requester.name,
+        "expires": request.expires,
+        "approver": decision.approver.name if decision else None,
+        "reason": decision.reason if decision else None,
+    }

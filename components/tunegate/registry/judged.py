@@ -1,0 +1,102 @@
+"""The artifacts of a finished run as the parts of a version: verified, and exactly those that the gate let through."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tunegate.contracts.errors import ArtifactError, GateRefused
+from tunegate.contracts.manifest import verify
+from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.registry.versions import Part
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate let through.
+
+    Attributes:
+        parts: folder inside the version → its artifact, each byte of it verified.
+        verdict: the gate's, which says PASS on these very bytes.
+    """
+
+    parts: Mapping[str, Part]
+    verdict: Verdict
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Part → content digest."""
+        return {role: part.manifest.content_digest for role, part in self.parts.items()}
+
+
+def read_judged(
+    *, verdict: Path, adapter: Path, merged: Path, quantized: Path, evaluations: Mapping[str, Path], parity: Path | None
+) -> Judged:
+    """Verifies the artifacts of a run, and that they may be promoted.
+
+    Raises:
+        GateRefused: when the verdict is not PASS.
+        ArtifactError: when an artifact does not verify, or is not what the verdict is about.
+    """
+    parts = {"verdict": _part(verdict, "verdict"), "adapter": _part(adapter, "adapter")}
+    parts |= {"merged": _part(merged, "merged"), "quantized": _part(quantized, "quantized")}
+    parts |= {f"evaluations/{role}": _part(folder, "evaluation") for role, folder in sorted(evaluations.items())}
+    if parity is not None:
+        parts["parity"] = _part(parity, "parity")
+    judged = Judged(parts, read_verdict(verdict))
+    refuse_other_subjects(judged.verdict, {role: d for role, d in judged.digests.items() if role != "verdict"})
+    refuse_unless_passed(judged.verdict)
+    return judged
+
+
+def _part(folder: Path, kind: str) -> Part:
+    return Part(folder, verify(folder, kind=kind))
+
+
+def refuse_unless_passed(verdict: Verdict) -> None:
+    """Lets a verdict through that says PASS and whose every check does.
+
+    Raises:
+        GateRefused: for FAIL and INCONCLUSIVE, with the reasons.
+        ArtifactError: for a PASS that its own checks contradict.
+    """
+    against = [check for check in verdict.checks if check.decision != "PASS"]
+    if verdict.decision != "PASS":
+        raise GateRefused(
+            f"The gate said {verdict.decision}: nothing was promoted.",
+            seen=verdict.summary,
+            expected="PASS on every check",
+            remedy="read the verdict's page; train again, or evaluate on more rows where it is inconclusive",
+            items=[f"{check.decision} {check.rule}: {check.reason}" for check in against],
+        )
+    if against or not verdict.checks:
+        raise ArtifactError(
+            "The verdict says PASS, and its checks do not.",
+            seen=f"{len(against)} of {len(verdict.checks)} checks are not PASS",
+            expected="at least one check, and PASS on each",
+            remedy="do not use this verdict: it was not written by the gate",
+            items=[f"{check.decision} {check.rule}" for check in against],
+        )
+
+
+def refuse_other_subjects(verdict: Verdict, given: Mapping[str, str]) -> None:
+    """Lets through exactly what was judged. The data set is judged and not promoted.
+
+    Raises:
+        ArtifactError: naming each artifact that is not the one that was judged.
+    """
+    judged = {role: digest for role, digest in verdict.subjects.items() if role != "dataset"}
+    wrong = [
+        f"{role}: given {given.get(role, 'nothing')}, judged {judged.get(role, 'nothing')}"
+        for role in sorted(judged.keys() | given.keys())
+        if judged.get(role) != given.get(role)
+    ]
+    if wrong:
+        raise ArtifactError(
+            "The verdict is about other artifacts.",
+            seen=f"{len(wrong)} of {len(judged.keys() | given.keys())} artifacts differ from those that were judged",
+            expected="exactly the bytes that were judged",
+            remedy="run the gate on these artifacts, or promote those that it judged",
+            items=wrong,
+        )

@@ -1,0 +1,80 @@
+"""What an approval was asked for, held against what is there now."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tunegate.contracts.approval import Request
+from tunegate.contracts.errors import ApprovalRefused
+from tunegate.contracts.manifest import read_manifest
+from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.registry.aliases import current, read_alias
+from tunegate.registry.versions import fetch_part, show_version
+from tunegate.storage.interface import Storage
+
+#: Parts that are read when the version is promoted; the reports are read when somebody approves.
+WEIGHTS = ("adapter", "merged", "quantized")
+
+
+def refuse_changed(storage: Storage, request: Request) -> None:
+    """Lets a request through that is still about what it was about; the reports are read byte by byte.
+
+    Raises:
+        ApprovalRefused: naming what changed since it was asked.
+        ArtifactError: naming each file of a report that is not what its manifest says.
+    """
+    found = dict(show_version(storage, request.version).parents)
+    with tempfile.TemporaryDirectory(prefix="tunegate-approval-") as scratch:
+        for role in request.parts.keys() - set(WEIGHTS):
+            found[role] = fetch_part(storage, request.version, role, Path(scratch) / role).content_digest
+        verdict = read_verdict(Path(scratch) / "verdict")
+    _refuse(request, alias_changes(storage, request) + part_changes(request, found, verdict))
+
+
+def refuse_changed_parts(request: Request, folder: Path) -> Verdict:
+    """Lets a version through, fetched into ``folder``, whose parts are those that were approved; gives its verdict.
+
+    Raises:
+        ApprovalRefused: naming each part that is another one.
+    """
+    found = {role: read_manifest(folder / role).content_digest for role in read_manifest(folder).parents}
+    verdict = read_verdict(folder / "verdict")
+    _refuse(request, part_changes(request, found, verdict))
+    return verdict
+
+
+def alias_changes(storage: Storage, request: Request) -> list[str]:
+    """Whether the alias moved since it was asked, and who moved it."""
+    alias = read_alias(storage, request.alias)
+    if alias.generation == request.generation:
+        return []
+    now = current(storage, request.alias)
+    told = f"{now.action} to {now.version} at {now.created}" if now else "removed"
+    return [f"alias {request.alias}: {told}; it pointed at {request.current or 'nothing'} when this was asked"]
+
+
+def part_changes(request: Request, found: Mapping[str, str], verdict: Verdict) -> list[str]:
+    """Each part, the policy and the decision that are not what they were when it was asked."""
+    wrong = [
+        f"{role}: is {found.get(role, 'missing')}, was {request.parts.get(role, 'no part')}"
+        for role in sorted(found.keys() | request.parts.keys())
+        if found.get(role) != request.parts.get(role)
+    ]
+    if verdict.policy_digest != request.policy_digest:
+        wrong.append(f"policy: is {verdict.policy_digest}, was {request.policy_digest}")
+    if verdict.decision != "PASS":
+        wrong.append(f"verdict: says {verdict.decision}, said PASS")
+    return wrong
+
+
+def _refuse(request: Request, changes: list[str]) -> None:
+    if changes:
+        raise ApprovalRefused(
+            f"What the request {request.digest[:12]} is about has changed since it was asked.",
+            seen=f"{len(changes)} change(s)",
+            expected="everything as it was when the approval was asked for",
+            remedy="ask for approval of what is there now",
+            items=changes,
+        )
