@@ -9,7 +9,8 @@ import pytest
 from scipy.optimize import brentq, minimize_scalar
 from scipy.stats import norm
 
-from tunegate.gate.bounds import betting_bounds, rows_needed, tango_bounds, wilson_bounds
+from tunegate.gate.betting import betting_bounds
+from tunegate.gate.bounds import rows_needed, tango_bounds, wilson_bounds
 
 
 @pytest.mark.parametrize(
@@ -90,49 +91,6 @@ def test_a_declared_loss_limit_makes_the_bound_useful() -> None:
     differences = rng.normal(0, 0.1, 100)
     assert betting_bounds(differences, lowest=-20.0, highest=20.0, alpha=0.05)[0] < -0.5
     assert betting_bounds(differences, lowest=-1.0, highest=20.0, alpha=0.05)[0] > -0.1
-
-
-def _false_promotions(draw: object, margin: float, draws: int) -> float:
-    return float(np.mean([draw() > -margin for _ in range(draws)]))  # type: ignore[operator]
-
-
-@pytest.mark.parametrize(
-    ("rows", "discordant", "margin"), [(30, 0.2, 0.1), (100, 0.05, 0.04), (100, 0.2, 0.1), (300, 0.4, 0.1)]
-)
-def test_a_model_exactly_at_the_margin_is_rarely_let_through_with_binary_scores(
-    rows: int, discordant: float, margin: float
-) -> None:
-    """By the exact distribution of gains and losses, so that the error rate is computed, not sampled."""
-    gain, loss = (discordant - margin) / 2, (discordant + margin) / 2
-    wrong = 0.0
-    log = [math.lgamma(n + 1) for n in range(rows + 1)]
-    for losses in range(rows + 1):
-        for gains in range(rows - losses + 1):
-            rest = rows - gains - losses
-            chance = math.exp(
-                log[rows] - log[gains] - log[losses] - log[rest]
-                + gains * math.log(gain) + losses * math.log(loss) + rest * math.log(1 - gain - loss)
-            )  # fmt: skip
-            if chance > 1e-7 and tango_bounds(gains, losses, rows, alpha=0.05)[0] > -margin:
-                wrong += chance
-    assert wrong <= 0.06
-
-
-@pytest.mark.parametrize("rows", [30, 200])
-@pytest.mark.parametrize("shape", ["skewed", "two-valued", "even"])
-def test_a_model_exactly_at_the_margin_is_rarely_let_through_with_real_scores(rows: int, shape: str) -> None:
-    rng, margin = np.random.default_rng(1), 0.1
-
-    def draw() -> float:
-        if shape == "skewed":  # mostly a little better, seldom much worse
-            sample = np.where(rng.random(rows) < 0.15, -1.0, 0.05 / 0.85)
-        elif shape == "two-valued":
-            sample = np.where(rng.random(rows) < 0.55, -1.0, 1.0)
-        else:
-            sample = rng.uniform(-1, 0.8, rows)
-        return betting_bounds(sample, lowest=-1.0, highest=0.0, alpha=0.05)[0]  # the lower bound asks no upper limit
-
-    assert _false_promotions(draw, margin, 1000) <= 0.06
 
 
 def test_the_rows_needed_are_about_where_it_would_be_shown() -> None:

@@ -98,6 +98,44 @@ def test_a_loss_within_the_noise_of_few_rows_is_not_let_through(finished: Run) -
     assert _check(finished.judge(), "margin").decision == "INCONCLUSIVE"
 
 
+def test_many_comparisons_of_which_one_is_barely_below_its_margin_are_no_fail_by_chance(finished: Run) -> None:
+    """Uncorrected, a model that keeps every margin would be called worse the more often, the more it is asked."""
+    merged = [1.0] * 90 + [0.0] * 10
+    finished.scores = {"base": [0.0] * 100, "merged": merged, "quantized": [0.0] * 16 + [1.0] * 74 + [0.0] * 10}
+    margin = finished.policy["checks"][1]
+    finished.policy["checks"] = [margin]
+    alone = finished.judge()
+    assert (alone.decision, _check(alone, "margin").rows_needed) == ("FAIL", None)
+    finished.folder = finished.folder / "among others"
+    finished.policy["checks"] = [
+        margin,
+        {**margin, "margin": 0.4, "reference": "base"},
+        {**margin, "margin": 0.4, "candidate": "merged", "reference": "base"},
+        {**margin, "margin": 0.4, "candidate": "merged", "reference": "quantized"},
+    ]
+    among = finished.judge()
+    check = _check(among, "quantized against merged")
+    assert (among.decision, check.decision) == ("INCONCLUSIVE", "INCONCLUSIVE")
+    assert "among so many comparisons this is not shown yet (Holm)" in check.reason
+    assert check.upper is not None
+    assert check.upper < -0.1
+
+
+def test_a_required_gain_of_nothing_needs_the_exact_mcnemar_test(finished: Run) -> None:
+    """Four rows gained and none lost is a gain by the score's bound, and comes up 1 time in 16 by chance."""
+    gain = {**finished.policy["checks"][0], "required_gain": 0}
+    finished.policy["checks"][0] = gain
+    for role in ("merged", "quantized"):
+        finished.scores[role] = [1.0] * 4 + [0.0] * 96
+    finished.policy["checks"][2]["floor"] = 0.0
+    verdict = finished.judge()
+    assert _check(verdict, "required gain").decision == "INCONCLUSIVE"
+    finished.folder = finished.folder / "one more"
+    for role in ("merged", "quantized"):
+        finished.scores[role] = [1.0] * 5 + [0.0] * 95
+    assert finished.judge().decision == "PASS"
+
+
 def _changed(field: str, value: Any, row: int = 3) -> Any:
     def change(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{**r, field: value} if i == row else r for i, r in enumerate(rows)]

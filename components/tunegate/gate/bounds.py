@@ -1,13 +1,11 @@
-"""Confidence bounds on the mean of paired differences: pure functions.
+"""Score bounds for shares and for the difference of two paired shares: pure functions, on numbers and on arrays alike.
 
-Every bound is one-sided: it lies on the wrong side of the truth with probability at most ``alpha``, at the margin as
-well as elsewhere. For binary scores that holds asymptotically (Tango's score bound keeps close to it from 30 rows on),
-for real scores at any number of rows (a betting bound).
+They hold asymptotically. What decides is in :mod:`tunegate.gate.exact` and :mod:`tunegate.gate.betting`, which hold at
+every number of rows; these are where their search starts, and what says how many rows would do.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from statistics import NormalDist
 from typing import TYPE_CHECKING
@@ -17,11 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[np.float64]
-
-#: Bets stay below this share of what could be lost at once (Waudby-Smith & Ramdas recommend 1/2 or 3/4).
-_BET_LIMIT = 0.75
+    Numbers = float | NDArray[np.float64] | NDArray[np.int64]
 
 _BISECTIONS = 45
+
+#: A variance or deviation below this share of the rows is rounding, and truly 0.
+_ROUNDING = 1e-12
 
 
 def tango_bounds(gains: float, losses: float, rows: float, *, alpha: float) -> tuple[float, float]:
@@ -44,24 +43,30 @@ def tango_bounds(gains: float, losses: float, rows: float, *, alpha: float) -> t
     estimate = (gains - losses) / rows
 
     def score(difference: float) -> float:
-        return _tango_score(gains, losses, rows, difference)
+        return float(tango_score(gains, losses, rows, difference))
 
-    lower = -1.0 if estimate <= -1 else _crossing(lambda d: score(d) > z, -1.0, estimate)
-    upper = 1.0 if estimate >= 1 else _crossing(lambda d: score(d) >= -z, estimate, 1.0)
+    lower = -1.0 if estimate <= -1 else crossing(lambda d: score(d) > z, -1.0, estimate)
+    upper = 1.0 if estimate >= 1 else crossing(lambda d: score(d) >= -z, estimate, 1.0)
     return lower, upper
 
 
-def _tango_score(gains: float, losses: float, rows: float, difference: float) -> float:
-    """The score statistic for a true difference of ``difference``; decreases in it."""
-    a = 2 * rows
-    b = -gains - losses + (2 * rows - gains + losses) * difference
-    c = -losses * difference * (1 - difference)
-    share = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)  # ML estimate of the losses' probability
+def tango_score(gains: Numbers, losses: Numbers, rows: float, difference: float) -> Array:
+    """Tango's score statistic for a true difference of ``difference``, in which it decreases.
+
+    It is infinite where that difference is impossible.
+    """
+    import numpy as np
+
+    won, lost = np.asarray(gains, dtype=np.float64), np.asarray(losses, dtype=np.float64)
+    b = -won - lost + (2 * rows - won + lost) * difference
+    c = -lost * difference * (1 - difference)
+    share = (np.sqrt(np.maximum(b * b - 8 * rows * c, 0.0)) - b) / (4 * rows)  # ML estimate of a loss's probability
     variance = rows * (2 * share + difference * (1 - difference))
-    deviation = gains - losses - rows * difference
-    if variance <= 0:
-        return math.copysign(math.inf, deviation) if deviation else 0.0
-    return deviation / math.sqrt(variance)
+    deviation = won - lost - rows * difference
+    certain = variance <= _ROUNDING * rows
+    score = deviation / np.sqrt(np.where(certain, 1.0, variance))
+    impossible = np.where(np.abs(deviation) <= _ROUNDING * rows, 0.0, np.copysign(np.inf, deviation))
+    return np.where(certain, impossible, score)
 
 
 def wilson_bounds(successes: float, rows: float, *, alpha: float) -> tuple[float, float]:
@@ -72,51 +77,9 @@ def wilson_bounds(successes: float, rows: float, *, alpha: float) -> tuple[float
     z = NormalDist().inv_cdf(1 - alpha)
     share = successes / rows
     centre = share + z * z / (2 * rows)
-    spread = z * math.sqrt(share * (1 - share) / rows + z * z / (4 * rows * rows))
+    spread = z * float((share * (1 - share) / rows + z * z / (4 * rows * rows)) ** 0.5)
     scale = 1 + z * z / rows
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
-
-
-def betting_bounds(differences: Array, *, lowest: float, highest: float, alpha: float) -> tuple[float, float]:
-    """Bounds for a mean that hold at every number of rows, whatever the distribution within the range.
-
-    Args:
-        differences: shape (rows,), in an order that has nothing to do with the values.
-        lowest, highest: no difference lies outside, observed or not; the caller has checked those that were observed.
-        alpha: one-sided error rate.
-
-    Returns:
-        The one-sided lower and the one-sided upper bound, each at ``alpha``.
-    """
-    lower = lowest + _betting_lower(differences - lowest, -lowest, alpha) if lowest < 0 else lowest
-    upper = highest - _betting_lower(highest - differences, highest, alpha) if highest > 0 else highest
-    return lower, upper
-
-
-def _betting_lower(values: Array, scale: float, alpha: float) -> float:
-    """A lower bound for the mean of values that are at least 0.
-
-    I. Waudby-Smith and A. Ramdas, Estimating means of bounded random variables by betting, JRSS B 86 (2024) 1–27: a
-    gambler who bets that the mean is above m multiplies his capital by 1 + bet·(value − m) at each row. If the mean is
-    at most m that is fair or worse, so by Ville's inequality his capital ever reaches 1/alpha with probability alpha.
-    The bound is the smallest m that he cannot so refute. Bets are chosen from the rows before (their equation 26).
-
-    Values above 2·scale are cut: that can only lower their mean, and keeps one large gain from slowing the bets.
-    """
-    import numpy as np
-
-    unit = np.clip(values / (2 * scale), 0.0, 1.0)
-    count = np.arange(1, len(unit) + 1)
-    means = (0.5 + np.cumsum(unit)) / (count + 1)
-    variances = (0.25 + np.cumsum((unit - means) ** 2)) / (count + 1)
-    before = np.concatenate([[0.25], variances[:-1]])
-    bets = np.sqrt(2 * math.log(1 / alpha) / (len(unit) * before))
-
-    def refuted(mean: float) -> bool:
-        stakes = np.minimum(bets, _BET_LIMIT / mean)
-        return bool(np.max(np.cumsum(np.log1p(stakes * (unit - mean)))) >= math.log(1 / alpha))
-
-    return 2 * scale * _crossing(refuted, 1e-12, 1.0) if refuted(1e-12) else 0.0
 
 
 def rows_needed(rows: int, shown_with: Callable[[int], bool], *, limit: int = 200_000) -> int | None:
@@ -141,9 +104,9 @@ def rows_needed(rows: int, shown_with: Callable[[int], bool], *, limit: int = 20
     return high
 
 
-def _crossing(holds: Callable[[float], bool], low: float, high: float) -> float:
+def crossing(holds: Callable[[float], bool], low: float, high: float, *, steps: int = _BISECTIONS) -> float:
     """Where a condition that holds near ``low`` stops holding, by bisection."""
-    for _ in range(_BISECTIONS):
+    for _ in range(steps):
         middle = (low + high) / 2
         low, high = (middle, high) if holds(middle) else (low, middle)
     return (low + high) / 2

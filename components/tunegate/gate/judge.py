@@ -1,47 +1,41 @@
 """Rules → checks → verdict.
 
-A comparison is judged by one-sided bounds at the policy's confidence. All checks must pass, so passing needs no
+A comparison passes when what is asked is shown at the policy's confidence. All checks must pass, so passing needs no
 correction for their number: a model that is truly worse than any one margin is promoted with probability alpha at most,
 as far as the check's assumption holds. That is, for a comparison with ``max_row_loss``, that no row loses more than it,
 the rows that nobody evaluated included: the rows at hand can refute it and cannot show it. Without it, only the rows
 being a random sample is assumed.
+
+A comparison fails when the opposite is shown. One such check is enough to fail the verdict, so these are corrected for
+their number (Holm): a model that truly keeps every margin is called worse with probability alpha at most.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.verdict import Check, Decision, Verdict
-from tunegate.gate.bounds import betting_bounds, rows_needed, tango_bounds, wilson_bounds
+from tunegate.gate.bounds import wilson_bounds
+from tunegate.gate.comparison import ROUNDING, Compared, compare, gains_of, holm, needed_rows, threshold_of
 from tunegate.gate.evidence import Evaluation
 from tunegate.gate.policy import Policy, Rule
+from tunegate.gate.reasons import (
+    ROWS_NAMED,
+    Shown,
+    against,
+    compared_rows,
+    comparison_reason,
+    inconclusive_word,
+    outlook,
+)
 from tunegate.gate.rows import Series, check_paired, series
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-#: How many deciding rows a check names.
-ROWS_NAMED = 20
-
-#: What a difference of two scores may be off by.
-_ROUNDING = 1e-9
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A row that decided a check, or flipped: what both models said. The reference is empty for a limit."""
-
-    row_id: str
-    change: str
-    candidate_score: float
-    candidate_answer: str
-    reference_score: float | None = None
-    reference_answer: str = ""
 
 
 @dataclass(frozen=True)
@@ -53,19 +47,26 @@ class Judged:
     shown: tuple[Shown, ...] = ()
 
 
-def judge_rule(rule: Rule, evaluations: Mapping[str, Evaluation], *, alpha: float) -> Judged:
-    """Judges one rule; anything that is missing, doubled, unpaired or not finite is a FAIL that says so."""
-    try:
-        candidate = _series(rule, rule.candidate, evaluations)
-        if not rule.compares:
-            return _judge_limit(rule, candidate, alpha)
-        reference = _series(rule, rule.reference, evaluations)
-        check_paired(candidate, reference)
-    except ArtifactError as error:
-        reason = f"{error.failed} Seen: {error.seen}; expected: {error.expected}."
-        rows = tuple(item.partition(":")[0] for item in error.items[:ROWS_NAMED])
-        return Judged(rule, Check(rule.name, "FAIL", reason, threshold=_threshold(rule), rows=rows))
-    return _judge_comparison(rule, candidate, reference, alpha)
+@dataclass(frozen=True)
+class Paired:
+    """The rows of a comparison, paired, and what they say."""
+
+    rule: Rule
+    candidate: Series
+    reference: Series
+    gains: NDArray[np.float64]
+    compared: Compared
+
+
+def judge_rules(rules: Sequence[Rule], evaluations: Mapping[str, Evaluation], *, alpha: float) -> list[Judged]:
+    """Judges the rules, in their order; anything missing, doubled, unpaired or not finite is a FAIL that says so."""
+    prepared = [_prepared(rule, evaluations, alpha) for rule in rules]
+    pairs = [item for item in prepared if isinstance(item, Paired)]
+    worse = iter(holm([pair.compared.p_enough for pair in pairs], alpha=alpha))
+    return [
+        _judge_comparison(item, alpha, shown_worse=next(worse)) if isinstance(item, Paired) else item
+        for item in prepared
+    ]
 
 
 def decide(
@@ -79,9 +80,24 @@ def decide(
         summary = f"All {len(every)} checks hold at {policy.confidence:.0%} confidence."
     else:
         first, more = by[decision][0], len(by[decision]) - 1
-        what = "fails" if decision == "FAIL" else "cannot be decided"
-        summary = f"{first.rule} {what}: {first.reason}" + (f" And {more} more." if more else "")
+        summary = f"{first.rule} {inconclusive_word(decision)}: {first.reason}" + (f" And {more} more." if more else "")
     return Verdict(decision if every else "FAIL", summary, every, dict(subjects), policy.digest)
+
+
+def _prepared(rule: Rule, evaluations: Mapping[str, Evaluation], alpha: float) -> Judged | Paired:
+    """A comparison with its rows, or what is decided already: a limit, or rows that cannot be used."""
+    try:
+        candidate = _series(rule, rule.candidate, evaluations)
+        if not rule.compares:
+            return _judge_limit(rule, candidate, alpha)
+        reference = _series(rule, rule.reference, evaluations)
+        check_paired(candidate, reference)
+    except ArtifactError as error:
+        reason = f"{error.failed} Seen: {error.seen}; expected: {error.expected}."
+        rows = tuple(item.partition(":")[0] for item in error.items[:ROWS_NAMED])
+        return Judged(rule, Check(rule.name, "FAIL", reason, threshold=threshold_of(rule), rows=rows))
+    gains = gains_of(rule, candidate, reference)
+    return Paired(rule, candidate, reference, gains, compare(rule, gains, alpha=alpha))
 
 
 def _series(rule: Rule, role: str, evaluations: Mapping[str, Evaluation]) -> Series:
@@ -120,107 +136,36 @@ def _judge_limit(rule: Rule, candidate: Series, alpha: float) -> Judged:
     return Judged(rule, check, () if holds else tuple(shown))
 
 
-def _judge_comparison(rule: Rule, candidate: Series, reference: Series, alpha: float) -> Judged:
-    raw = candidate.scores - reference.scores
-    gains = raw if rule.direction == "higher" else -raw
-    rows = len(gains)
-    lower, upper = _bounds(rule, gains, rows, alpha)
-    threshold = _threshold(rule)
-    shown_rows = [i for i in gains.argsort(kind="stable").tolist() if _counts_against(rule, candidate, gains, i)]
+def _judge_comparison(pair: Paired, alpha: float, *, shown_worse: bool) -> Judged:
+    """Decides a comparison.
+
+    Args:
+        shown_worse: whether the opposite of what is asked is shown, corrected for the number of comparisons.
+    """
+    rule, compared, gains = pair.rule, pair.compared, pair.gains
+    threshold = threshold_of(rule)
+    worse = against(rule, pair.candidate, gains)
+    too_bad = [] if rule.max_row_loss is None else [i for i in worse if gains[i] < -rule.max_row_loss - ROUNDING]
     decision: Decision
-    too_bad = [] if rule.max_row_loss is None else [i for i in shown_rows if gains[i] < -rule.max_row_loss - _ROUNDING]
-    if too_bad or upper < threshold:
+    if too_bad or shown_worse:
         decision = "FAIL"
-    elif lower > threshold or (rule.kind == "required_gain" and lower == threshold):
+    elif compared.shown(alpha) and compared.lower >= threshold:
         decision = "PASS"
     else:
         decision = "INCONCLUSIVE"
-    needed = _needed(rule, gains, alpha) if decision == "INCONCLUSIVE" else None
+    undecided = decision == "INCONCLUSIVE"
+    needed = needed_rows(rule, gains, alpha=alpha) if undecided else None
     check = Check(
         rule.name,
         decision,
-        _reason(rule, candidate, reference, gains, (lower, upper), alpha)
+        comparison_reason(rule, pair.candidate, pair.reference, gains, compared, alpha=alpha)
         + (f"; {len(too_bad)} of these rows did" if too_bad else "")
-        + _outlook(rule, decision, gains, needed),
-        estimate=float(gains.mean()),
-        lower=lower,
-        upper=upper,
+        + (outlook(rule, compared, needed, alpha=alpha) if undecided else ""),
+        estimate=compared.estimate,
+        lower=compared.lower,
+        upper=compared.upper,
         threshold=threshold,
-        rows=tuple(candidate.row_ids[i] for i in (too_bad or shown_rows)[:ROWS_NAMED]),
+        rows=tuple(pair.candidate.row_ids[i] for i in (too_bad or worse)[:ROWS_NAMED]),
         rows_needed=needed,
     )
-    against = set(shown_rows)
-    better = [i for i in (-gains).argsort(kind="stable").tolist() if gains[i] > 0 and i not in against]
-    listed = [*shown_rows[:ROWS_NAMED], *better[:ROWS_NAMED]]
-    return Judged(rule, check, tuple(_shown(candidate, reference, gains, i) for i in listed))
-
-
-def _bounds(rule: Rule, gains: NDArray[np.float64], rows: int, alpha: float) -> tuple[float, float]:
-    """Bounds for the mean gain if ``rows`` rows came out like these."""
-    import numpy as np
-
-    if rule.score_range is None:
-        scale = rows / len(gains)
-        return tango_bounds((gains > 0).sum() * scale, (gains < 0).sum() * scale, rows, alpha=alpha)
-    width = rule.score_range[1] - rule.score_range[0]
-    limit = rule.max_row_loss or width
-    if gains.min() < -limit - _ROUNDING:  # the declaration does not hold, so nothing may rest on it
-        limit = width
-    return betting_bounds(np.resize(gains, rows), lowest=-limit, highest=width, alpha=alpha)
-
-
-def _needed(rule: Rule, gains: NDArray[np.float64], alpha: float) -> int | None:
-    if gains.mean() <= _threshold(rule):
-        return None
-    return rows_needed(len(gains), lambda rows: _bounds(rule, gains, rows, alpha)[0] > _threshold(rule))
-
-
-def _threshold(rule: Rule) -> float:
-    return -rule.limit if rule.kind == "margin" else rule.limit
-
-
-def _counts_against(rule: Rule, candidate: Series, gains: NDArray[np.float64], index: int) -> bool:
-    """Whether a row speaks against the candidate: it got worse, or is still not right where a gain is asked for."""
-    missed = rule.kind == "required_gain" and rule.score_range is None and candidate.scores[index] == 0
-    return bool(gains[index] < 0 or missed)
-
-
-def _shown(candidate: Series, reference: Series, gains: NDArray[np.float64], index: int) -> Shown:
-    gain = gains[index]
-    return Shown(
-        candidate.row_ids[index],
-        "worse" if gain < 0 else "better" if gain > 0 else "missed by both",
-        float(candidate.scores[index]),
-        candidate.answers[index],
-        float(reference.scores[index]),
-        reference.answers[index],
-    )
-
-
-def _reason(
-    rule: Rule,
-    candidate: Series,
-    reference: Series,
-    gains: NDArray[np.float64],
-    bounds: tuple[float, float],
-    alpha: float,
-) -> str:
-    asked = f"above {_threshold(rule):+g}" if rule.kind == "margin" else f"at least {rule.limit:+g}"
-    worse, better = int((gains < 0).sum()), int((gains > 0).sum())
-    means = f"{rule.candidate} {candidate.scores.mean():.4g}, {rule.reference} {reference.scores.mean():.4g}"
-    means += " (lower is better)" if rule.direction == "lower" else ""
-    return (
-        f"{means} on {len(gains)} rows: {better} better, {worse} worse; gain {gains.mean():+.4g}, with {1 - alpha:.0%} "
-        f"confidence at least {bounds[0]:+.4g} (at most {bounds[1]:+.4g}); asked: {asked}"
-        + (f"; assumes that no row loses more than {rule.max_row_loss:g}" if rule.max_row_loss is not None else "")
-    )
-
-
-def _outlook(rule: Rule, decision: Decision, gains: NDArray[np.float64], needed: int | None) -> str:
-    if decision != "INCONCLUSIVE":
-        return ""
-    if needed is not None:
-        return f"; about {needed} such rows would show it"
-    if math.isclose(gains.mean(), _threshold(rule)) or gains.mean() < _threshold(rule):
-        return "; more rows would not help: the observed gain itself is not enough"
-    return "; no number of such rows would show it: the score_range is too wide, state a max_row_loss"
+    return Judged(rule, check, compared_rows(pair.candidate, pair.reference, gains, worse))

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from tunegate.contracts.verdict import Check, Verdict
-from tunegate.gate.judge import Judged, Shown
+from tunegate.gate.judge import Judged
 from tunegate.gate.policy import Policy
 from tunegate.gate.questions import Question
+from tunegate.gate.reasons import Shown
 from tunegate.pages.charts import Interval, interval_chart
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table

@@ -13,7 +13,7 @@ from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.contracts.verdict import Verdict
 from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
-from tunegate.gate.judge import Judged, decide, judge_rule
+from tunegate.gate.judge import Judged, decide, judge_rules
 from tunegate.gate.markdown import verdict_markdown
 from tunegate.gate.page import verdict_page
 from tunegate.gate.parity import check_parity, read_parity
@@ -76,7 +76,7 @@ def run(
     )
     report = read_parity(parity, measured) if parity is not None and measured is not None else None
     evidence += check_parity(policy.parity, report, artifacts=artifacts)
-    judged = [judge_rule(rule, found, alpha=policy.alpha) for rule in policy.checks]
+    judged = judge_rules(policy.checks, found, alpha=policy.alpha)
     verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
     say("gate", f"{verdict.decision}: {verdict.summary}")
     return produce(
