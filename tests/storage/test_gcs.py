@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.cloud.storage import transfer_manager
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError, RunError
 from tunegate.contracts.files import sha256_file
-from tunegate.storage import gcs, gcs_client
+from tunegate.storage import checksums, gcs, gcs_client, gcs_upload
 from tunegate.storage.gcs import GcsStorage
 from tunegate.storage.interface import Source
 from tunegate.storage.open import open_storage
@@ -55,34 +55,97 @@ def test_a_large_file_arrives_and_is_checked_though_it_needs_many_requests(stora
     assert sha256_file(tmp_path / "out/big") == files["big"].sha256
 
 
+@pytest.mark.parametrize("size", [1, 9 << 20])
+@pytest.mark.parametrize("last", ["two", "other"])
 def test_bytes_that_change_while_they_are_sent_are_taken_back(
-    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, last: str
 ) -> None:
-    source, digests = _source(tmp_path / "two", b"2"), gcs._digests
+    files = {"two": _source(tmp_path / "two", b"2" * size), last: _source(tmp_path / last, b"2" * size)}
 
-    def then_tampered(path: Path) -> Any:
-        found = digests(path)
-        path.write_bytes(b"tampered")
+    def then_tampered(given: Any) -> Any:
+        found = gcs_upload.check_all(given)
+        (tmp_path / "two").write_bytes(b"3" * size)
         return found
 
-    monkeypatch.setattr(gcs, "_digests", then_tampered)
+    monkeypatch.setattr(gcs, "check_all", then_tampered)
     with pytest.raises(ArtifactError, match="changed while it was uploaded"):
-        storage.upload_folder({"two": source}, "v/1", last="two")
+        storage.upload_folder(files, "v/1", last=last)
     assert storage.list("") == []
 
 
-def test_a_composed_object_has_no_md5_and_is_compared_by_its_bytes(storage: GcsStorage, tmp_path: Path) -> None:
-    class Composed:
-        md5_hash = None
+def _in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gcs_upload, "IN_PARTS_ABOVE_BYTES", 1 << 20)
+    monkeypatch.setattr(gcs_upload, "PART_BYTES", 1 << 18)
 
-        def open(self, mode: str, chunk_size: int) -> Any:
-            return (tmp_path / "there").open(mode)
 
-    source = _source(tmp_path / "here", b"bytes")
-    (tmp_path / "there").write_bytes(b"bytes")
-    assert gcs._holds(Composed(), source, "no md5")
-    (tmp_path / "there").write_bytes(b"other")
-    assert not gcs._holds(Composed(), source, "no md5")
+@pytest.mark.parametrize("parts", [5, 33, 70.5])
+def test_a_file_in_parts_is_joined_in_the_bucket_and_leaves_no_part(
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: float
+) -> None:
+    _in_small_parts(monkeypatch)
+    files = {"big": _source(tmp_path / "big", os.urandom(int(parts * (1 << 18)))), "last": _source(tmp_path / "l", b"")}
+    assert storage.upload_folder(files, "v/1", last="last")
+    assert storage.hashes("v/1") == {name: source.sha256 for name, source in files.items()}
+    assert storage.stamps("v/1").keys() == {"big", "last"}
+
+
+def test_parts_that_a_killed_upload_left_are_not_sent_again(
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_small_parts(monkeypatch)
+    data = os.urandom(9 << 18)
+    files = {"big": _source(tmp_path / "big", data), "last": _source(tmp_path / "last", b"x")}
+    place = f"registry/v/1/{gcs_upload.part_start(files['big'].sha256)}"
+    for number in (0, 1, 2, 3, 4, 8):
+        _put(storage, f"{place}{number:05d}", data[number << 18 : (number + 1) << 18])
+    _put(storage, f"{place}00004", b"damaged")
+    _put(storage, f"registry/v/1/{gcs_upload.PARTS}/of-another/1-00000", b"left")
+    sent: list[str] = []
+    upload_many = transfer_manager.upload_many
+
+    def counted(pairs: Any, **kwargs: Any) -> Any:
+        sent.extend(blob.name.rpartition("-")[2] for _, blob in pairs)
+        return upload_many(pairs, **kwargs)
+
+    monkeypatch.setattr(transfer_manager, "upload_many", counted)
+    assert storage.upload_folder(files, "v/1", last="last")
+    assert sent == ["00004", "00005", "00006", "00007"]
+    assert storage.hashes("v/1")["big"] == files["big"].sha256
+    assert storage.stamps("v/1").keys() == {"big", "last"}
+
+
+def test_bytes_that_a_sibling_holds_are_copied_in_the_bucket_and_damaged_ones_are_not(
+    storage: GcsStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {name: _source(tmp_path / name, name.encode() * 1000) for name in ("same", "damaged", "last")}
+    assert storage.upload_folder(files, "v/1", last="last")
+    damaged = gcs_client.open_bucket(storage.bucket).blob("registry/v/1/damaged")
+    damaged.metadata = {gcs_upload.SHA256_METADATA: files["damaged"].sha256}
+    damaged.upload_from_string(b"damaged")
+    sent: list[str] = []
+    upload_many = transfer_manager.upload_many
+    monkeypatch.setattr(
+        transfer_manager,
+        "upload_many",
+        lambda pairs, **kwargs: sent.extend(blob.name for _, blob in pairs) or upload_many(pairs, **kwargs),
+    )
+    assert storage.upload_folder(files, "v/2", last="last")
+    assert sent == ["registry/v/2/damaged"]
+    assert storage.hashes("v/2") == {name: source.sha256 for name, source in files.items()}
+
+
+def test_a_folder_that_was_uploaded_anew_since_it_was_seen_stays(storage: GcsStorage, tmp_path: Path) -> None:
+    files = {name: _source(tmp_path / name, name.encode()) for name in ("one", "last")}
+    storage.upload_folder(files, "v/1", last="last")
+    seen = storage.stamps("v/1")
+    storage.remove_folder("v/1", first="last", stamps=seen)
+    assert storage.stamps("v/1") == {}
+    storage.upload_folder(files, "v/1", last="last")
+    with pytest.raises(ConflictError):
+        storage.remove_folder("v/1", first="last", stamps=seen)
+    with pytest.raises(ConflictError):
+        storage.remove_folder("v/1", first="last", stamps={"one": seen["one"]})
+    assert storage.list("v") == ["v/1/last", "v/1/one"]
 
 
 def test_what_unfinished_uploads_left_is_removed_and_finished_ones_stay(storage: GcsStorage) -> None:
@@ -149,9 +212,12 @@ def test_a_lost_race_says_which_generation_is_there(storage: GcsStorage) -> None
     assert caught.value.seen == f"generation {generation}"
 
 
-def test_the_digests_of_a_file_are_those_the_server_states(storage: GcsStorage, tmp_path: Path) -> None:
-    source = _source(tmp_path / "a", b"some bytes")
-    _put(storage, "registry/a", b"some bytes")
-    sha256, md5 = gcs._digests(source.path)
-    assert sha256 == hashlib.sha256(b"some bytes").hexdigest()
-    assert gcs_client.open_bucket(storage.bucket).get_blob("registry/a").md5_hash == md5
+def test_the_checksums_of_a_file_are_those_the_server_states(storage: GcsStorage, tmp_path: Path) -> None:
+    source = _source(tmp_path / "a", os.urandom(5_000_000))
+    _put(storage, "registry/a", (tmp_path / "a").read_bytes())
+    stored = gcs_client.open_bucket(storage.bucket).get_blob("registry/a")
+    for part_bytes in (0, 1 << 18, 5_000_000, 6_000_000):
+        checked = checksums.check(source, part_bytes=part_bytes)
+        assert gcs_upload.holds(stored, checked)
+        assert len(checked.parts) == (-(-5_000_000 // part_bytes) if part_bytes else 0)
+    assert not gcs_upload.holds(stored, checksums.check(_source(tmp_path / "b", b"b" * 5_000_000)))

@@ -7,8 +7,7 @@ place. Small objects go up in one request; only that honours preconditions on ev
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import contextlib
 import re
 import shutil
 from collections.abc import Mapping
@@ -18,15 +17,22 @@ from typing import Any
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError
 from tunegate.contracts.files import checked_relative_path, sync_folder
-from tunegate.storage.gcs_client import open_bucket, reported
+from tunegate.storage.at_once import at_once
+from tunegate.storage.checksums import Checked, crc32c
+from tunegate.storage.copying import HashedFile, HashOnly, differences
+from tunegate.storage.gcs_client import open_bucket, patiently, reported
+from tunegate.storage.gcs_upload import SHA256_METADATA, Upload, check_all, holds, part_start, remove, send
 from tunegate.storage.interface import HIDDEN, Blob, Source, checked_key
-from tunegate.storage.refusals import changed, moved, refuse_differences, refuse_download
+from tunegate.storage.refusals import (
+    changed,
+    damaged_on_the_way,
+    moved,
+    refuse_damaged,
+    refuse_differences,
+    refuse_download,
+)
 
-_CHUNK_BYTES = 4 << 20
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
-
-#: How often a read starts over when the object was replaced between the question for it and its bytes.
-_READS = 20
 
 
 def parse_gs(uri: str) -> tuple[str, str]:
@@ -67,25 +73,15 @@ class GcsStorage:
     def read(self, key: str) -> Blob | None:
         from google.api_core.exceptions import NotFound
 
-        name = self._name(key)
+        found = open_bucket(self.bucket).blob(self._name(key))
         with reported(f"{key} could not be read from {self.uri}."):
-            for _ in range(_READS):
-                found = open_bucket(self.bucket).get_blob(name)
-                if found is None:
-                    return None
-                generation = int(found.generation)
-                try:
-                    return Blob(
-                        open_bucket(self.bucket).blob(name, generation=generation).download_as_bytes(), generation
-                    )
-                except NotFound:  # replaced in between
-                    continue
-        raise ConflictError(
-            f"{key} in {self.uri} changes faster than it can be read.",
-            seen=f"another generation {_READS} times in a row",
-            expected="an object that stays for as long as one request takes",
-            remedy="try again later",
-        )
+            try:
+                data = found.download_as_bytes(**patiently())
+            except NotFound:
+                return None
+        if found.crc32c != crc32c(data):
+            raise damaged_on_the_way(key, self.uri)
+        return Blob(data, int(found.generation))
 
     def write(self, key: str, data: bytes, *, if_generation_match: int | None) -> int:
         from google.api_core.exceptions import PreconditionFailed
@@ -94,17 +90,22 @@ class GcsStorage:
         with reported(f"{key} could not be written to {self.uri}."):
             try:
                 written.upload_from_string(
-                    data, content_type="application/octet-stream", if_generation_match=if_generation_match
+                    data,
+                    content_type="application/octet-stream",
+                    if_generation_match=if_generation_match,
+                    **patiently(),
                 )
             except PreconditionFailed as error:
                 raise moved(key, self._generation(key), if_generation_match) from error
-            return int(written.generation)
+        if written.crc32c != crc32c(data):
+            raise damaged_on_the_way(key, self.uri)
+        return int(written.generation)
 
     def exists(self, key: str) -> bool:
         return self._generation(key) != 0
 
     def list(self, prefix: str) -> list[str]:
-        return sorted(self._blobs(prefix))
+        return sorted(key for key in self._blobs(prefix) if not _is_hidden(key))
 
     def delete(self, key: str, *, if_generation_match: int | None = None) -> None:
         from google.api_core.exceptions import NotFound, PreconditionFailed
@@ -116,7 +117,9 @@ class GcsStorage:
             if not current:
                 return
             try:
-                open_bucket(self.bucket).blob(self._name(key)).delete(if_generation_match=if_generation_match)
+                open_bucket(self.bucket).blob(self._name(key)).delete(
+                    if_generation_match=if_generation_match, **patiently()
+                )
             except (PreconditionFailed, NotFound) as error:
                 if if_generation_match is not None:
                     raise moved(key, self._generation(key), if_generation_match) from error
@@ -124,39 +127,72 @@ class GcsStorage:
     def upload_folder(self, files: Mapping[str, Source], prefix: str, *, last: str) -> bool:
         for name in files:
             self._name(f"{prefix}/{name}")
-        if self.exists(f"{prefix}/{last}"):
-            self._refuse_other_bytes(files, prefix)
-            return False
-        for key in self.list(prefix):
-            if key.removeprefix(f"{prefix}/") not in files:  # of an upload that never finished
-                self.delete(key)
-        for name in sorted(files.keys() - {last}):
-            self._upload(files[name], f"{prefix}/{name}")
-        won = self._upload(files[last], f"{prefix}/{last}")
+        blobs = self._blobs(prefix.rpartition("/")[0])  # the siblings as well: what one holds is copied from there
+        there = {key.removeprefix(f"{prefix}/"): blob for key, blob in blobs.items() if key.startswith(f"{prefix}/")}
+        checked = check_all(files)
+        won = False
+        if last not in there:
+            with reported(f"{prefix} could not be uploaded to {self.uri}."):
+                at_once(remove, [there[name] for name in _strangers(there, files)])
+                siblings = {(blob.metadata or {}).get(SHA256_METADATA, ""): blob for blob in blobs.values()}
+                start = f"{self._name(prefix)}/"
+                files_before = {name: file for name, file in checked.items() if name != last}
+                send(Upload(self.bucket, start, files_before, siblings), there)
+            won = self._write_last(f"{prefix}/{last}", checked[last])
         if not won:
-            self._refuse_other_bytes(files, prefix)
+            refuse_differences(
+                differences({name: source.sha256 for name, source in files.items()}, self.hashes(prefix)),
+                at=f"{self.uri}/{prefix}",
+                files=len(files),
+            )
         return won
 
-    def download_folder(self, prefix: str, folder: Path) -> None:
-        blobs = self._blobs(prefix)
+    def download_folder(self, prefix: str, folder: Path, *, sha256: Mapping[str, str] | None = None) -> None:
+        blobs = self._folder(prefix)
         refuse_download(folder, prefix=prefix, storage=self.uri, found=len(blobs))
         partial = folder.with_name(folder.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
+
+        def fetch(name: str) -> str:
+            with HashedFile(partial / checked_relative_path(name)) as file:
+                blobs[name].download_to_file(file, **patiently())
+            return file.sha256
+
         with reported(f"{prefix} could not be downloaded from {self.uri}."):
-            for key, blob in sorted(blobs.items()):
-                path = partial / checked_relative_path(key.removeprefix(f"{prefix}/"))
-                path.parent.mkdir(parents=True, exist_ok=True)
-                blob.download_to_filename(str(path))
+            present = dict(zip(blobs, at_once(fetch, blobs), strict=True))
+        if sha256 is not None:
+            refuse_damaged(differences(sha256, present), at=f"{self.uri}/{prefix}", files=len(sha256))
         partial.replace(folder)
         sync_folder(folder.parent)
 
-    def remove_folder(self, prefix: str, *, first: str) -> None:
-        self.delete(f"{prefix}/{first}")
-        for key in self.list(prefix):
-            self.delete(key)
+    def hashes(self, prefix: str) -> dict[str, str]:
+        def hashed(blob: Any) -> str:
+            digest = HashOnly()
+            blob.download_to_file(digest, **patiently())
+            return digest.sha256
+
+        blobs = self._folder(prefix)
+        with reported(f"{prefix} could not be read from {self.uri}."):
+            return dict(zip(blobs, at_once(hashed, blobs.values()), strict=True))
+
+    def stamps(self, prefix: str) -> dict[str, int]:
+        return {key.removeprefix(f"{prefix}/"): int(blob.generation) for key, blob in self._blobs(prefix).items()}
+
+    def remove_folder(self, prefix: str, *, first: str, stamps: Mapping[str, int] | None = None) -> None:
+        seen = self.stamps(prefix) if stamps is None else stamps
+        if first in seen:
+            self.delete(f"{prefix}/{first}", if_generation_match=seen[first])
+        elif there := self._generation(f"{prefix}/{first}"):
+            raise moved(f"{prefix}/{first}", there, 0)
+
+        def remove_as_seen(name: str) -> None:
+            with contextlib.suppress(ConflictError):  # somebody uploads it anew, or removed it
+                self.delete(f"{prefix}/{name}", if_generation_match=seen[name])
+
+        at_once(remove_as_seen, seen.keys() - {first})
 
     def remove_unfinished(self, prefix: str, *, last: str) -> None:
-        keys = self.list(prefix)
+        keys = self._blobs(prefix).keys()
         folders = {key.removeprefix(f"{prefix}/").split("/")[0] for key in keys}
         for folder in sorted(folders):
             if f"{prefix}/{folder}/{last}" not in keys:
@@ -167,76 +203,44 @@ class GcsStorage:
 
     def _generation(self, key: str) -> int:
         with reported(f"{key} could not be read from {self.uri}."):
-            found = open_bucket(self.bucket).get_blob(self._name(key))
+            found = open_bucket(self.bucket).get_blob(self._name(key), **patiently())
         return int(found.generation) if found else 0
 
     def _blobs(self, prefix: str) -> dict[str, Any]:
-        """Key → object for everything below the folder ``prefix``."""
+        """Key → object for everything below the folder ``prefix``, the storage's own included."""
         start = self._name(prefix) if prefix else self.folder
         with reported(f"{self.uri} could not be listed."):
-            found = {
-                blob.name: blob for blob in open_bucket(self.bucket).list_blobs(prefix=f"{start}/" if start else None)
-            }
+            listed = open_bucket(self.bucket).list_blobs(prefix=f"{start}/" if start else None, **patiently())
+            found = {blob.name: blob for blob in listed}
         keys = {name.removeprefix(f"{self.folder}/" if self.folder else ""): blob for name, blob in found.items()}
         # A name that ends in a slash is the mark that a web console makes for an empty folder.
-        return {key: blob for key, blob in keys.items() if not (key.endswith("/") or f"/{HIDDEN}" in f"/{key}")}
+        return {key: blob for key, blob in keys.items() if not key.endswith("/")}
 
-    def _upload(self, source: Source, key: str) -> bool:
-        """Uploads a file unless the same bytes are there, and looks at what arrived; False when they were there."""
+    def _folder(self, prefix: str) -> dict[str, Any]:
+        """Name below ``prefix`` → object."""
+        return {key.removeprefix(f"{prefix}/"): b for key, b in self._blobs(prefix).items() if not _is_hidden(key)}
+
+    def _write_last(self, key: str, file: Checked) -> bool:
+        """Writes the file that says that the folder is complete; False when somebody else did."""
         from google.api_core.exceptions import PreconditionFailed
 
-        sha256, md5 = _digests(source.path)
-        if sha256 != source.sha256:
-            raise changed(source, sha256)
-        name, there = self._name(key), None
+        blob = open_bucket(self.bucket).blob(self._name(key))
         with reported(f"{key} could not be uploaded to {self.uri}."):
-            there = open_bucket(self.bucket).get_blob(name)
-            if there is not None and _holds(there, source, md5):
-                return False
-            won = True
             try:
-                open_bucket(self.bucket).blob(name).upload_from_filename(
-                    str(source.path), if_generation_match=int(there.generation) if there else 0
-                )
-            except PreconditionFailed:  # somebody uploads the same folder; what counts is what lies there now
-                won = False
-            arrived = open_bucket(self.bucket).get_blob(name)
-            if arrived is None or not _holds(arrived, source, md5):
-                if won and arrived is not None:
-                    self.delete(key, if_generation_match=int(arrived.generation))
-                raise changed(source, "other bytes in the bucket")
-            return won
-
-    def _refuse_other_bytes(self, files: Mapping[str, Source], prefix: str) -> None:
-        blobs = {key.removeprefix(f"{prefix}/"): blob for key, blob in self._blobs(prefix).items()}
-        wrong = [f"{name}: missing" for name in sorted(files.keys() - blobs)]
-        wrong += [f"{name}: extra" for name in sorted(blobs.keys() - files.keys())]
-        with reported(f"{prefix} could not be compared with {self.uri}."):
-            for name in sorted(blobs.keys() & files.keys()):
-                sha256, md5 = _digests(files[name].path)
-                if sha256 != files[name].sha256:
-                    raise changed(files[name], sha256)
-                if not _holds(blobs[name], files[name], md5):
-                    wrong.append(f"{name}: changed")
-        refuse_differences(wrong, at=f"{self.uri}/{prefix}", files=len(files))
+                blob.upload_from_filename(str(file.source.path), if_generation_match=0, **patiently())
+            except PreconditionFailed:
+                return False
+            if not holds(blob, file):
+                remove(blob)
+                raise changed(file.source, "other bytes in the bucket")
+        return True
 
 
-def _digests(path: Path) -> tuple[str, str]:
-    """The sha256 of a file in hex, and its md5 as the server states it, from one reading."""
-    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            sha256.update(chunk)
-            md5.update(chunk)
-    return sha256.hexdigest(), base64.b64encode(md5.digest()).decode()
+def _is_hidden(key: str) -> bool:
+    return f"/{HIDDEN}" in f"/{key}"
 
 
-def _holds(blob: Any, source: Source, md5: str) -> bool:
-    """Whether an object holds a file's bytes. The server states the md5 of what it has; a composed object has none."""
-    if blob.md5_hash:
-        return bool(blob.md5_hash == md5)
-    digest = hashlib.sha256()
-    with blob.open("rb", chunk_size=_CHUNK_BYTES) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest() == source.sha256
+def _strangers(there: Mapping[str, Any], files: Mapping[str, Source]) -> list[str]:
+    """What an upload of something else left in a folder; parts of these files are none."""
+    parts = tuple(part_start(source.sha256) for source in files.values())
+    return [name for name in there if name not in files and not name.startswith(parts)]

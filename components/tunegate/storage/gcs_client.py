@@ -7,6 +7,7 @@ import functools
 import http
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tunegate.contracts.errors import InputError, RunError, TunegateError
@@ -18,6 +19,25 @@ _CREDENTIALS_VARIABLE = "GOOGLE_APPLICATION_CREDENTIALS"
 #: How long a first request waits for an answer: a wrong address should be told within a minute.
 _FIRST_REQUEST_SECONDS = 20.0
 
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a request is waited for.
+
+    Attributes:
+        answer_seconds: how long a connection may stay silent.
+        total_seconds: for how long a request that failed is sent again, a stall included.
+        first_delay_seconds: about how long the first pause is; each is twice the one before, and random up to that, so
+            that many clients that were told to slow down (429) do not come back together.
+    """
+
+    answer_seconds: float = 60.0
+    total_seconds: float = 180.0
+    first_delay_seconds: float = 1.0
+
+
+PATIENCE = Patience()
+
 #: HTTP status → what it means for a bucket, and what to do.
 _MEANINGS = {
     400: ("the request was refused", "check the bucket's name"),
@@ -26,6 +46,14 @@ _MEANINGS = {
     404: ("there is no such bucket", "create the bucket, or correct its name"),
     429: ("too many requests", "try again later"),
 }
+
+
+def patiently() -> dict[str, Any]:
+    """The arguments ``timeout`` and ``retry`` of every request: 429, 5xx and broken connections are tried again."""
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
+    retry = DEFAULT_RETRY.with_delay(initial=PATIENCE.first_delay_seconds).with_timeout(PATIENCE.total_seconds)
+    return {"timeout": PATIENCE.answer_seconds, "retry": retry}
 
 
 def open_bucket(name: str) -> Any:

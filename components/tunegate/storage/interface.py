@@ -93,16 +93,37 @@ class Storage(Protocol):
             ArtifactError: naming each file whose bytes are not what was stated, here or in the storage.
         """
 
-    def download_folder(self, prefix: str, folder: Path) -> None:
+    def download_folder(self, prefix: str, folder: Path, *, sha256: Mapping[str, str] | None = None) -> None:
         """Copies what lies below ``prefix`` into ``folder``, which appears complete or not at all.
+
+        Args:
+            prefix: what.
+            folder: a new folder.
+            sha256: name → sha256 of every file, which are compared while they are read; without it, whoever asked
+                verifies the copy.
 
         Raises:
             OutputExistsError: when ``folder`` exists.
-            ArtifactError: when nothing lies below ``prefix``.
+            ArtifactError: when nothing lies below ``prefix``; or naming each file that is missing, changed or extra.
         """
 
-    def remove_folder(self, prefix: str, *, first: str) -> None:
-        """Removes what lies below ``prefix``, ``first`` before the rest: nobody takes what is left for complete."""
+    def hashes(self, prefix: str) -> dict[str, str]:
+        """Name below ``prefix`` → sha256, from reading every byte that is stored."""
+
+    def stamps(self, prefix: str) -> dict[str, int]:
+        """Name below ``prefix`` → generation, for :meth:`remove_folder`; what an unfinished upload left included."""
+
+    def remove_folder(self, prefix: str, *, first: str, stamps: Mapping[str, int] | None = None) -> None:
+        """Removes what lies below ``prefix``, ``first`` before the rest: nobody takes what is left for complete.
+
+        Args:
+            prefix: what.
+            first: the name whose presence says that the folder is complete.
+            stamps: what :meth:`stamps` returned; what was uploaded since stays.
+
+        Raises:
+            ConflictError: when another ``first`` is there than then. Nothing was removed.
+        """
 
     def remove_unfinished(self, prefix: str, *, last: str) -> None:
         """Removes the folders below ``prefix`` whose upload never finished; ``last`` is what a finished one holds.

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tunegate.contracts.errors import InputError, RunError
-from tunegate.contracts.files import sync_folder
-from tunegate.storage.copying import copy_checked, differences
+from tunegate.contracts.files import files_below, sha256_file, sync_folder
+from tunegate.storage.copying import copy_checked, copy_hashed, differences
 from tunegate.storage.interface import HIDDEN, Blob, Source, checked_key
-from tunegate.storage.refusals import moved, refuse_differences, refuse_download
+from tunegate.storage.refusals import moved, refuse_damaged, refuse_differences, refuse_download
 
 _LOCK_NAME = f"{HIDDEN}lock"
 
@@ -113,24 +113,37 @@ class LocalStorage:
             self._refuse_other_bytes(files, target)
         return won
 
-    def download_folder(self, prefix: str, folder: Path) -> None:
-        keys = self.list(prefix)
-        refuse_download(folder, prefix=prefix, storage=self.uri, found=len(keys))
+    def download_folder(self, prefix: str, folder: Path, *, sha256: Mapping[str, str] | None = None) -> None:
+        names = [key.removeprefix(f"{prefix}/") for key in self.list(prefix)]
+        refuse_download(folder, prefix=prefix, storage=self.uri, found=len(names))
         partial = folder.with_name(folder.name + ".partial")
         with _reported(f"{prefix} could not be downloaded to {folder}."):
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(self._path(prefix), partial)
+            for below, _, _ in os.walk(self._path(prefix)):  # an empty folder as well: whoever verifies should see it
+                (partial / Path(below).relative_to(self._path(prefix))).mkdir(parents=True)
+            present = {name: copy_hashed(self._path(f"{prefix}/{name}"), partial / name) for name in names}
+            if sha256 is not None:
+                refuse_damaged(differences(sha256, present), at=str(self._path(prefix)), files=len(sha256))
             partial.replace(folder)
             sync_folder(folder.parent)
 
-    def remove_folder(self, prefix: str, *, first: str) -> None:
+    def hashes(self, prefix: str) -> dict[str, str]:
+        with _reported(f"{prefix} could not be read from {self.root}."):
+            return {key.removeprefix(f"{prefix}/"): sha256_file(self._path(key)) for key in self.list(prefix)}
+
+    def stamps(self, prefix: str) -> dict[str, int]:
+        return {key.removeprefix(f"{prefix}/"): self._generation(self._path(key)) for key in self.list(prefix)}
+
+    def remove_folder(self, prefix: str, *, first: str, stamps: Mapping[str, int] | None = None) -> None:
         target = self._path(prefix)
         with _reported(f"{prefix} could not be removed from {self.root}."):
             hidden = target.with_name(f"{HIDDEN}{target.name}-{secrets.token_hex(8)}")
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError), self._locked():
+                if stamps is not None:
+                    _check_generation(f"{prefix}/{first}", self._generation(target / first), stamps.get(first, 0))
                 target.rename(hidden)  # gone at once, whatever happens to the rest
                 sync_folder(target.parent)
-                shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(hidden, ignore_errors=True)
 
     def remove_unfinished(self, prefix: str, *, last: str) -> None:
         with _reported(f"{prefix} could not be cleared in {self.root}."), self._locked():
@@ -154,7 +167,9 @@ class LocalStorage:
             yield
 
     def _refuse_other_bytes(self, files: Mapping[str, Source], target: Path) -> None:
-        refuse_differences(differences(files, target), at=str(target), files=len(files))
+        present = {name: sha256_file(target / name) for name in files_below(target)}
+        wrong = differences({name: source.sha256 for name, source in files.items()}, present)
+        refuse_differences(wrong, at=str(target), files=len(files))
 
 
 def _check_generation(key: str, current: int, wanted: int | None) -> None:

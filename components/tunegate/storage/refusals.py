@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunegate.contracts.errors import ArtifactError, ConflictError, OutputExistsError
+from tunegate.contracts.errors import ArtifactError, ConflictError, OutputExistsError, RunError
 from tunegate.storage.interface import Source
 
 
@@ -27,6 +27,37 @@ def changed(source: Source, seen: str) -> ArtifactError:
         expected=f"sha256 {source.sha256}",
         remedy="make sure that nothing writes to the artifact, and make it again",
     )
+
+
+def damaged_on_the_way(key: str, storage: str) -> RunError:
+    """The error of an object whose bytes changed between here and the server."""
+    return RunError(
+        f"{key} was damaged on the way to or from {storage}.",
+        seen="a checksum of the server's that is not that of the bytes",
+        expected="the same bytes on both ends",
+        remedy="try again; when it happens twice, look at what lies between this machine and the bucket",
+    )
+
+
+def refuse_damaged(wrong: Sequence[str], *, at: str, files: int) -> None:
+    """Refuses what was read from a folder and is not what was stated.
+
+    Args:
+        wrong: each file that is missing, changed or extra.
+        at: where the folder lies.
+        files: how many it should hold.
+
+    Raises:
+        ArtifactError: naming the files, when there are any.
+    """
+    if wrong:
+        raise ArtifactError(
+            f"{at} is not what it should be.",
+            seen=f"{len(wrong)} file(s) differ",
+            expected=f"exactly {files} files, byte for byte",
+            remedy="somebody changed the storage, or the copy was damaged: read it again, then compare with a backup",
+            items=wrong,
+        )
 
 
 def refuse_differences(wrong: Sequence[str], *, at: str, files: int) -> None:
