@@ -48,6 +48,13 @@ def explicit_loss(base: Any, weights: dict[str, Any], rows: list[dict[str, Any]]
     return total / tokens
 
 
+def validate_first(trainer: Any, rows: list[dict[str, Any]]) -> None:
+    """As a run does. On a CPU with AVX512-BF16 bitsandbytes would pack its weights anew here, and lose the gradients."""
+    trainer.model.eval()
+    with torch.no_grad():
+        trainer.model(**trainer.data_collator(rows))
+
+
 @pytest.mark.parametrize("method", ["lora", "qlora", "adalora"])
 def test_gradients_of_the_factors_equal_autograd_through_the_formula(
     method: str, tiny_base: Path, tiny_dataset: Path, tmp_path: Path
@@ -65,9 +72,10 @@ def test_gradients_of_the_factors_equal_autograd_through_the_formula(
     for parameter in trainable.values():
         torch.nn.init.normal_(parameter, std=0.1)
     rows = [trainer.train_dataset[i] for i in range(4)]
-    trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     labelled = torch.tensor(sum(sum(label != -100 for label in row["labels"][1:]) for row in rows))
+    validate_first(trainer, rows)
+    trainer.model.train()
     loss = trainer.compute_loss(trainer.model, trainer.data_collator(rows), num_items_in_batch=labelled)
     loss.backward()
 
@@ -91,6 +99,19 @@ def test_gradients_of_the_factors_equal_autograd_through_the_formula(
         assert float(gradient.norm()) > 1e-3, key
         assert torch.allclose(parameter.grad, gradient, rtol=1e-3, atol=1e-5), key
         assert (parameter.grad - gradient).norm() <= 1e-4 * gradient.norm(), key
+
+
+def test_evaluating_a_four_bit_base_leaves_its_weights_as_they_were_quantized(tiny_base: Path) -> None:
+    base = load_base(tiny_base, TrainSettings(method="qlora"))
+    before = frozen_weights(base)
+    with torch.no_grad():
+        logits = base.eval()(input_ids=torch.arange(12)[None]).logits
+        expected = torch.func.functional_call(
+            load_causal_lm(tiny_base), before, kwargs={"input_ids": torch.arange(12)[None]}
+        ).logits
+    after = frozen_weights(base)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_four_bit_base_is_not_the_original_so_that_the_check_above_can_tell_them_apart(tiny_base: Path) -> None:
