@@ -65,7 +65,7 @@ def finetune(
         scheme: How to quantize: 'W4A16', 'W4A16_ASYM', 'W8A8', 'FP8_DYNAMIC' or 'FP8'.
         evaluation_rows: How many evaluation rows to judge on; 0 for all.
         seed: Seed of training.
-        reuse_evaluations: A folder that keeps evaluations of bases by digest, each made once; empty for none.
+        reuse_evaluations: A folder that keeps evaluated tasks by digest, each made once; empty for none.
         checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
             quantize, parity, evaluate, gate, promote.
@@ -116,7 +116,7 @@ def finetune(
         request(uncached(compared), "parity")
         evidence = {"parity": compared.outputs["report"], "base_evaluation": base.outputs["evaluation"]}
         for role in TUNED:
-            tuned = evaluate_model(settings=of["evaluate"], model=models[role], dataset=rows)
+            tuned = evaluate_model(settings=of["evaluate"], reuse=reuse_evaluations, model=models[role], dataset=rows)
             request(uncached(tuned).set_display_name(f"evaluate {role}"), "evaluate")
             evidence[f"{role}_evaluation"] = tuned.outputs["evaluation"]
 

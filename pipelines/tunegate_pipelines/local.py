@@ -22,7 +22,7 @@ from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
 from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
 from tunegate_pipelines.stopping import stop_passed_on
-from tunegate_pipelines.unfinished import CHECKPOINTS_FOLDER, INPUTS_FOLDER, LOG_NAME, under_way
+from tunegate_pipelines.unfinished import CHECKPOINTS_FOLDER, EVALUATIONS_FOLDER, INPUTS_FOLDER, LOG_NAME, under_way
 
 REQUIRED = ("base_model", "dataset", "registry")
 
@@ -170,5 +170,6 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
     form = {name: settings[step][setting] for name, ((step, setting), *_) in FORM.items() if name in recipe.form}
     addresses = {name: str(recipe.form[name]) for name in ADDRESSES if recipe.form.get(name)}
     addresses.setdefault("checkpoint_uri", str(output / CHECKPOINTS_FOLDER))
+    addresses.setdefault("reuse_evaluations", str(output / EVALUATIONS_FOLDER))
     inputs = (output / INPUTS_FOLDER).resolve()
     return {**form, **local_addresses(addresses, inputs), "recipe": dict(recipe.sections)}

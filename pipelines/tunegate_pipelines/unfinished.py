@@ -21,9 +21,10 @@ MARK_NAME = "unfinished.json"
 LOG_NAME = "log.txt"
 INPUTS_FOLDER = "inputs"
 CHECKPOINTS_FOLDER = "checkpoints"
+EVALUATIONS_FOLDER = "evaluations"
 
 #: What a further attempt takes over; everything else in the folder is made anew.
-_TAKEN_OVER = {MARK_NAME, LOG_NAME, INPUTS_FOLDER, CHECKPOINTS_FOLDER}
+_TAKEN_OVER = {MARK_NAME, LOG_NAME, INPUTS_FOLDER, CHECKPOINTS_FOLDER, EVALUATIONS_FOLDER}
 
 
 def goes_on(output: Path, recipe: Recipe) -> bool:
@@ -87,7 +88,8 @@ def _marked(output: Path, recipe: Recipe) -> Iterator[IO[str]]:
 
 def _ended(output: Path) -> None:
     (output / MARK_NAME).unlink(missing_ok=True)
-    shutil.rmtree(output / CHECKPOINTS_FOLDER, ignore_errors=True)
+    for folder in (CHECKPOINTS_FOLDER, EVALUATIONS_FOLDER):
+        shutil.rmtree(output / folder, ignore_errors=True)
 
 
 def _document(recipe: Recipe) -> dict[str, object]:

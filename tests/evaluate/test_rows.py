@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.errors import RunError
-from tunegate.evaluate.harness import Measured
 from tunegate.evaluate.rows import scored_rows
 
 
@@ -19,23 +18,30 @@ def _sample(**values: Any) -> dict[str, Any]:
 
 
 def test_a_task_of_the_harness_names_its_rows_by_their_documents_digest() -> None:
-    (row,) = scored_rows({"arc": Measured({}, (_sample(),))})
+    """Also where a document has columns that mean something in ours."""
+    (row,) = scored_rows("arc", (_sample(doc={"row_id": 7, "tags": ["x"], "options": ["A"]}),), ours=False)
     assert (row.row_id, row.task, row.metric, row.score, row.answer) == ("d0", "arc", "acc", 1.0, "")
-    assert row.prompt_digest == hashlib.sha256(b"prompt").hexdigest()
+    assert row.tags == () and row.prompt_digest == hashlib.sha256(b"prompt").hexdigest()
+
+
+def test_a_choice_of_ours_is_answered_by_the_likelier_option() -> None:
+    doc = {"row_id": "france", "tags": ["continent=Europe"], "options": ["Lyon", "Paris"]}
+    (row,) = scored_rows("t", (_sample(doc=doc, filtered_resps=[(-2.0, False), (-1.0, False)]),), ours=True)
+    assert (row.row_id, row.answer, row.tags) == ("france", "Paris", ("continent=Europe",))
 
 
 def test_each_filter_of_a_task_is_a_metric_of_its_own() -> None:
     samples = (_sample(filter="strict"), _sample(filter="flexible", acc=0.0))
-    rows = scored_rows({"gsm8k": Measured({}, samples)})
+    rows = scored_rows("gsm8k", samples, ours=False)
     assert [(row.metric, row.score) for row in rows] == [("acc,flexible", 0.0), ("acc,strict", 1.0)]
 
 
 def test_the_pairs_that_an_aggregate_is_made_of_are_no_scores() -> None:
-    rows = scored_rows({"t": Measured({}, (_sample(metrics=["acc", "perplexity"], perplexity=(-3.0, 2)),))})
+    rows = scored_rows("t", (_sample(metrics=["acc", "perplexity"], perplexity=(-3.0, 2)),), ours=False)
     assert [row.metric for row in rows] == ["acc"]
 
 
 @pytest.mark.parametrize("samples", [(), (_sample(), _sample())])
 def test_a_row_that_is_missing_or_scored_twice_is_an_error(samples) -> None:
     with pytest.raises(RunError, match="exactly once"):
-        scored_rows({"t": Measured({}, samples)})
+        scored_rows("t", samples, ours=False)

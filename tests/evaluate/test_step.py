@@ -18,10 +18,11 @@ from tunegate.contracts.errors import (
     SettingsError,
 )
 from tunegate.contracts.files import sha256_file
-from tunegate.contracts.manifest import Manifest, verify, work_digest
+from tunegate.contracts.manifest import verify
 from tunegate.evaluate.documents import documents, read_rows
 from tunegate.evaluate.harness_model import harness_model
-from tunegate.evaluate.reuse import keep_evaluation, kept_evaluation
+from tunegate.evaluate.measured import Measured
+from tunegate.evaluate.reuse import Work, keep, kept
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.evaluate.step import run
 from tunegate.models.chat import render, render_text
@@ -97,7 +98,7 @@ def test_every_row_is_scored_once_in_every_metric(evaluation, tiny_dataset) -> N
     wanted = [("completion_perplexity", i, "nll") for i in ids]
     wanted += [("tool_call", i, metric) for i in ids for metric in ("exact", "valid")]
     assert [(line["task"], line["row_id"], line["metric"]) for line in lines] == sorted(wanted)
-    assert all(line["tags"] == [] and math.isfinite(line["score"]) for line in lines)
+    assert all(line["tags"] == ["parameters=2"] and math.isfinite(line["score"]) for line in lines)
 
 
 def test_each_prompt_is_the_one_that_training_rendered(evaluation, tiny_dataset, tiny_base) -> None:
@@ -181,58 +182,46 @@ def test_the_same_evaluation_gives_the_same_bytes_and_is_reused_by_its_digest(
     kept = tmp_path / "kept"
     first = run(SETTINGS, model=tiny_base, dataset=tiny_dataset, output=tmp_path / "first", reuse=kept)
     assert first.content_digest == verify(evaluation).content_digest
-    assert [path.name for path in kept.iterdir()] == [first.work_digest]
-    monkeypatch.setattr("tunegate.evaluate.step._evaluate", None)  # a second evaluation would fail
+    assert len(list(kept.iterdir())) == len(SETTINGS.tasks)
+    monkeypatch.setattr("tunegate.models.load.load_causal_lm", None)  # a second evaluation would fail
     second = run(SETTINGS, model=tiny_base, dataset=tiny_dataset, output=tmp_path / "second", reuse=kept)
     assert second.content_digest == first.content_digest
-    (kept / first.work_digest / "results.json").write_text("{}")
+    next(kept.rglob("measured.json")).write_text("{}")
     with pytest.raises(ArtifactError, match="not what its manifest says"):
         run(SETTINGS, model=tiny_base, dataset=tiny_dataset, output=tmp_path / "third", reuse=kept)
 
 
 ENGINE = {"name": "lm-evaluation-harness", "dtype": "float32", "device": "cpu"}
+WORK = Work({"model": "m"}, {}, ENGINE)
+FOUND = {"task": Measured({"exact": 0.5}, (), {}, 4)}
 
 
-def _kept(folder: Path, engine: dict) -> Manifest:
-    def build(target: Path) -> None:
-        (target / "results.json").write_text(json.dumps({"engine": engine}))
-
-    return produce(folder, kind="evaluation", parents={"model": "m"}, settings={}, build=build)
-
-
-def test_a_kept_evaluation_of_another_engine_is_not_used_and_is_replaced(tmp_path) -> None:
-    kept, asked = tmp_path / "kept", {"kind": "evaluation", "parents": {"model": "m"}, "settings": {}}
-    gpu = {**ENGINE, "dtype": "bfloat16", "device": "cuda"}
-    manifest = _kept(tmp_path / "cpu", ENGINE)
-    keep_evaluation(kept, tmp_path / "cpu", manifest)
-    place = kept / manifest.work_digest
-    assert kept_evaluation(kept, **asked, engine=ENGINE) == place
-    assert kept_evaluation(kept, **asked, engine=gpu) is None
-    keep_evaluation(kept, tmp_path / "gpu", _kept(tmp_path / "gpu", gpu))
-    assert kept_evaluation(kept, **asked, engine=gpu) == place
-    assert kept_evaluation(kept, **asked, engine=ENGINE) is None
+def test_a_kept_task_of_another_engine_is_not_used_and_is_replaced(tmp_path) -> None:
+    gpu = Work(WORK.parents, WORK.settings, {**ENGINE, "dtype": "bfloat16", "device": "cuda"})
+    keep(tmp_path, WORK, FOUND)
+    assert kept(tmp_path, WORK) == FOUND and kept(tmp_path, gpu) is None
+    keep(tmp_path, gpu, FOUND)
+    assert kept(tmp_path, gpu) == FOUND and kept(tmp_path, WORK) is None
+    assert [path.name for path in tmp_path.iterdir()] == [WORK.digest]
 
 
 def test_an_unfinished_place_is_absent_and_one_of_another_name_is_refused(tmp_path) -> None:
-    kept, asked = tmp_path / "kept", {"kind": "evaluation", "parents": {"model": "m"}, "settings": {}}
-    manifest = _kept(tmp_path / "made", ENGINE)
-    place = kept / manifest.work_digest
+    place = tmp_path / WORK.digest
     place.mkdir(parents=True)
-    (place / "results.json").write_text("half")
-    assert kept_evaluation(kept, **asked, engine=ENGINE) is None
-    keep_evaluation(kept, tmp_path / "made", manifest)
-    assert kept_evaluation(kept, **asked, engine=ENGINE) == place
-    other = {**asked, "parents": {"model": "other"}}
-    place.rename(kept / work_digest(**other))
+    (place / "measured.json").write_text("half")
+    assert kept(tmp_path, WORK) is None
+    keep(tmp_path, WORK, FOUND)
+    assert kept(tmp_path, WORK) == FOUND
+    other = Work({"model": "other"}, {}, ENGINE)
+    place.rename(tmp_path / other.digest)
     with pytest.raises(ArtifactError, match="another evaluation than its name says"):
-        kept_evaluation(kept, **other, engine=ENGINE)
+        kept(tmp_path, other)
 
 
-def test_another_process_may_keep_its_evaluation_first(tmp_path, monkeypatch) -> None:
-    manifest = _kept(tmp_path / "made", ENGINE)
-    place = tmp_path / "kept" / manifest.work_digest
+def test_another_process_may_keep_its_task_first(tmp_path, monkeypatch) -> None:
+    place = tmp_path / WORK.digest
     monkeypatch.setattr("tunegate.evaluate.reuse.shutil.rmtree", lambda *args, **kwargs: _fill(place))
-    keep_evaluation(tmp_path / "kept", tmp_path / "made", manifest)
+    keep(tmp_path, WORK, FOUND)
     assert (place / "theirs").is_file()
 
 
@@ -242,7 +231,7 @@ def _fill(folder: Path) -> None:
 
 
 def test_rows_without_ground_truth_are_refused_before_the_model_is_loaded(tiny_base, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr("tunegate.evaluate.step._evaluate", None)
+    monkeypatch.setattr("tunegate.evaluate.step._ask", None)
     dataset = _dataset(tmp_path / "data", [_conversation("a"), _conversation("b")])
     with pytest.raises(DataError, match="cannot score these rows") as caught:
         run(SETTINGS, model=tiny_base, dataset=dataset, output=tmp_path / "out")
@@ -282,7 +271,7 @@ def test_tasks_of_the_harness_ask_none_of_our_rows(tiny_base, tmp_path, monkeypa
     row["prompt"][1]["content"] = "word " * 600
     asked: list[int] = []
 
-    def measure(settings, *, model, tokenizer, docs):
+    def measure(task, settings, *, make_model, docs, templated):
         asked.append(len(docs))
         raise RunError("stop", seen="", expected="", remedy="")
 
@@ -294,8 +283,7 @@ def test_tasks_of_the_harness_ask_none_of_our_rows(tiny_base, tmp_path, monkeypa
 
 
 def test_fewer_rows_than_the_limit_asks_for_are_told(tiny_base, tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("tunegate.evaluate.step._evaluate", lambda *args: None)
-    settings = EvaluateSettings(tasks=("completion_perplexity",), limit=5)
+    settings = EvaluateSettings(tasks=("completion_perplexity",), limit=5, noise_rows=0)
     run(settings, model=tiny_base, dataset=_dataset(tmp_path / "data", [_conversation("a")]), output=tmp_path / "out")
     assert "1 evaluation rows, fewer than evaluate.limit" in capsys.readouterr().out
 

@@ -23,7 +23,7 @@ OTHER = Recipe({"base_model": "a", "dataset": "b"}, {"train": {"r": 8}})
 
 def _interrupted(output: Path) -> None:
     with pytest.raises(RunError), under_way(output, RECIPE):
-        for name in ("kfp", "inputs", "checkpoints"):
+        for name in ("kfp", "inputs", "checkpoints", "evaluations"):
             (output / name).mkdir()
             (output / name / "file").write_text(name)
         (output / "log.txt").write_text("first attempt")
@@ -34,7 +34,8 @@ def test_the_same_recipe_goes_on_with_checkpoints_inputs_and_log_and_makes_the_r
     _interrupted(tmp_path / "run")
     assert goes_on(tmp_path / "run", RECIPE)
     with under_way(tmp_path / "run", RECIPE):
-        assert {path.name for path in (tmp_path / "run").iterdir()} == {"inputs", "checkpoints", "log.txt", MARK_NAME}
+        taken_over = {"inputs", "checkpoints", "evaluations", "log.txt", MARK_NAME}
+        assert {path.name for path in (tmp_path / "run").iterdir()} == taken_over
         assert (tmp_path / "run/log.txt").read_text() == "first attempt"
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"inputs", "log.txt"}
 

@@ -166,7 +166,7 @@ def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted
     assert report["promotion"] is None
     assert "✗ refused" in refused.out
     assert "✓ summarize" in refused.out  # the exit handler
-    assert "evaluated before" in refused.out  # the base, on the same rows, in the run before
+    assert "asked before" in refused.out  # the base, on the same rows, in the run before
 
 
 def test_full_fine_tuning_runs_through_the_same_steps(start: Any, promoted: Finished) -> None:

@@ -61,7 +61,16 @@ def pretty_json(document: Any) -> bytes:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON Lines file; blank lines are skipped.
+    """The rows of a JSON Lines file. See :func:`json_lines`.
+
+    Raises:
+        ArtifactError: naming the lines that are no JSON object in UTF-8.
+    """
+    return json_lines(path.read_bytes(), where=str(path))
+
+
+def json_lines(data: bytes, *, where: str) -> list[dict[str, Any]]:
+    """The rows of JSON Lines; blank lines are skipped.
 
     Only a line feed ends a row. ``str.splitlines`` would also split at U+2028, U+2029 and U+0085, which JSON allows
     inside a string.
@@ -71,7 +80,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """
     rows: list[dict[str, Any]] = []
     wrong: list[str] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -85,7 +94,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
             wrong.append(f"line {number}: {type(row).__name__}")
     if wrong:
         raise ArtifactError(
-            f"{path} cannot be read.",
+            f"{where} cannot be read.",
             seen=f"{len(wrong)} line(s) that are no JSON object",
             expected="one JSON object a line, in UTF-8",
             remedy="make the artifact again",

@@ -21,7 +21,7 @@ def evaluate_base(
     Args:
         settings: the section 'evaluate' of the recipe.
         base_model: a model folder, or 'org/name@revision' of a hub.
-        reuse: a folder that keeps evaluations by digest, so that the same work is done once; '' for none.
+        reuse: a folder that keeps finished tasks by digest, so that the same work is done once; '' for none.
         dataset: what prepare wrote; only its evaluation rows are read.
         evaluation: results and per-row scores.
         page: results, with examples.
@@ -43,6 +43,7 @@ def evaluate_base(
 @dsl.component(base_image=images.IMAGES["evaluate"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
 def evaluate_model(
     settings: dict,  # type: ignore[type-arg]
+    reuse: str,
     model: Input[Model],
     dataset: Input[Dataset],
     evaluation: Output[Artifact],
@@ -53,6 +54,7 @@ def evaluate_model(
 
     Args:
         settings: the section 'evaluate' of the recipe.
+        reuse: a folder that keeps finished tasks by digest, so that a pod that is tried again goes on; '' for none.
         model: what merge or quantize wrote.
         dataset: what prepare wrote; only its evaluation rows are read.
         evaluation: results and per-row scores.
@@ -61,4 +63,4 @@ def evaluate_model(
     """
     from tunegate.evaluate.launcher import launch_model
 
-    launch_model(settings, model=model, dataset=dataset, evaluation=evaluation, page=page, metrics=metrics)
+    launch_model(settings, reuse=reuse, model=model, dataset=dataset, evaluation=evaluation, page=page, metrics=metrics)

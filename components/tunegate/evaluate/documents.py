@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import DataError
 from tunegate.contracts.files import read_json_lines
 from tunegate.contracts.manifest import EVALUATION_ROWS_NAME
+from tunegate.evaluate.tags import tags_of
 from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem
 from tunegate.models.chat import ended_text, render, token_ids
 
@@ -39,12 +40,21 @@ def read_rows(dataset: Path, *, limit: int) -> list[Row]:
     return rows[:limit] if limit else rows
 
 
-def check_rows(rows: Sequence[Row], tasks: Sequence[str]) -> None:
-    """Refuses rows that a task cannot score, before a model is loaded.
+def check_rows(rows: Sequence[Row], tasks: Sequence[str], tags: Sequence[str] = ()) -> None:
+    """Refuses rows that a task cannot score or that lack a column to slice by, before a model is loaded.
 
     Raises:
         DataError: naming the rows and what each lacks.
     """
+    without = [f"row {row['id']}: {problem}" for row in rows if (problem := _tags_problem(row, tags))]
+    if without:
+        raise DataError(
+            "The results cannot be sliced by evaluate.tags.",
+            seen=f"{len(without)} of {len(rows)} evaluation rows lack a column",
+            expected=f"{', '.join(tags)} as columns of the data set, each a text, number or truth value",
+            remedy="correct evaluate.tags, or add the column to every row",
+            items=without,
+        )
     if TOOL_CALL not in tasks:
         return
     problems = [f"row {row['id']}: {problem}" for row in rows if (problem := _tool_call_problem(row))]
@@ -58,6 +68,19 @@ def check_rows(rows: Sequence[Row], tasks: Sequence[str]) -> None:
         )
 
 
+def _tags_problem(row: Row, tags: Sequence[str]) -> str:
+    try:
+        tags_of(_fields(row), tags)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _fields(row: Row) -> Mapping[str, Any]:
+    fields = json.loads(row["fields"])
+    return fields if isinstance(fields, dict) else {}
+
+
 def _tool_call_problem(row: Row) -> str:
     if "prompt" not in row:
         return "a text row has no prompt to answer"
@@ -65,9 +88,28 @@ def _tool_call_problem(row: Row) -> str:
     return ground_truth_problem(fields) if isinstance(fields, dict) else "'fields' is not an object"
 
 
-def documents(tokenizer: Any, rows: Sequence[Row]) -> list[Document]:
-    """Each row with ``row_id``, ``prompt_text``, ``completion_text``, their tokens and ``fields``."""
-    return [_conversation(tokenizer, row) if "prompt" in row else _text(tokenizer, row) for row in rows]
+def documents(tokenizer: Any, rows: Sequence[Row], tags: Sequence[str] = ()) -> list[Document]:
+    """Each row with ``row_id``, ``prompt_text``, ``completion_text``, their tokens, ``fields`` and its slices.
+
+    Args:
+        tags: columns of the data set by whose values results are sliced.
+    """
+    return [_document(tokenizer, row, tags) for row in rows]
+
+
+def _document(tokenizer: Any, row: Row, tags: Sequence[str]) -> Document:
+    rendered = _conversation(tokenizer, row) if "prompt" in row else _text(tokenizer, row)
+    fields = _fields(row)
+    return {**rendered, "fields": row["fields"], "tags": [*tags_of(fields, tags), *_call_tags(fields)]}
+
+
+def _call_tags(fields: Mapping[str, Any]) -> list[str]:
+    """How many parameters the right call's function has: where small models begin to fail."""
+    if ground_truth_problem(fields):
+        return []
+    ((name, _),) = fields["ground_truth"][0].items()
+    (function,) = (f for f in fields["functions"] if f["name"] == name)
+    return [f"parameters={len(function.get('parameters', {}).get('properties', {}))}"]
 
 
 def _conversation(tokenizer: Any, row: Row) -> Document:
@@ -78,8 +120,8 @@ def _conversation(tokenizer: Any, row: Row) -> Document:
         "completion_text": rendered.completion_text,
         "prompt_tokens": len(rendered.prompt_ids),
         "completion_tokens": len(rendered.completion_ids),
+        "question": "\n".join(turn["content"] for turn in row["prompt"] if turn["role"] == "user"),
         "expected": row["completion"][-1]["content"],
-        "fields": row["fields"],
     }
 
 
@@ -88,17 +130,19 @@ def _text(tokenizer: Any, row: Row) -> Document:
 
     The harness puts the sequence's first token before it unless it is there, and scores what follows.
     """
-    text = ended_text(tokenizer, row["text"])
+    return {"row_id": str(row["id"]), **text_document(tokenizer, row["text"]), "question": "", "expected": row["text"]}
+
+
+def text_document(tokenizer: Any, plain: str) -> Document:
+    """A text that is scored without a prompt: its rendering and tokens."""
+    text = ended_text(tokenizer, plain)
     ids = token_ids(tokenizer, text)
     first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     return {
-        "row_id": str(row["id"]),
         "prompt_text": "",
         "completion_text": text,
         "prompt_tokens": 1,
         "completion_tokens": len(ids) - (ids[0] == first),
-        "expected": row["text"],
-        "fields": row["fields"],
     }
 
 

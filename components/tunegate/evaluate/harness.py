@@ -1,4 +1,4 @@
-"""lm-evaluation-harness, asked about one loaded model.
+"""lm-evaluation-harness, asked about one model.
 
 Our own tasks get prompts that are rendered already, so the harness applies no chat template to them and adds no special
 token. Its own tasks are asked with the model's chat template, applied by the harness.
@@ -9,117 +9,142 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.progress import say
-from tunegate.evaluate.documents import LOCAL_TASKS, Document
-from tunegate.evaluate.harness_model import harness_model
+from tunegate.evaluate.asked import Task, known_tasks, task_manager
+from tunegate.evaluate.documents import Document
+from tunegate.evaluate.halving import STEP
+from tunegate.evaluate.measured import Asked, Measured
+from tunegate.evaluate.noise import again, compared, rows_again
+from tunegate.evaluate.own.documents import harness_config
+from tunegate.evaluate.rows import metric_name, row_id, scored_rows
 from tunegate.evaluate.settings import EvaluateSettings
 
-STEP = "evaluate"
+#: Makes the model as the harness wants it: whether prompts come rendered, and how many rows it answers at once.
+MakeModel = Callable[[bool, int], Any]
 
-
-@dataclass(frozen=True)
-class Measured:
-    """What the harness found for one task: its aggregates and one sample a row."""
-
-    aggregates: Mapping[str, float]
-    samples: tuple[Mapping[str, Any], ...]
+#: (task, place in its rows) → which of a task's rows are asked; None: all.
+Chosen = Mapping[str, list[int]]
 
 
 def tasks_folder() -> Path:
-    """Where our own tasks' YAML files lie."""
+    """Where the YAML files of the tasks on the data set's rows lie."""
     return Path(str(resources.files("tunegate.evaluate") / "tasks"))
 
 
-def check_tasks(names: Sequence[str]) -> None:
-    """Refuses a task that neither we nor the harness know.
+def measure(
+    task: Task, settings: EvaluateSettings, *, make_model: MakeModel, docs: Sequence[Document], templated: bool
+) -> dict[str, Measured]:
+    """Asks a model one task; its name → what was found, or the name of each of its parts where it is a group.
 
-    Raises:
-        SettingsError: naming the nearest known task.
+    Args:
+        task: what is asked.
+        settings: how.
+        make_model: see :data:`MakeModel`.
+        docs: the task's rows, where it is ours.
+        templated: whether the model has a chat template.
     """
-    if not names or len(set(names)) != len(names):
-        raise SettingsError(
-            "evaluate.tasks cannot be used.",
-            seen=", ".join(names) or "no task",
-            expected="at least one task, each once",
-            remedy=f"for example: {', '.join(LOCAL_TASKS)}",
-        )
-    if foreign := [name for name in names if name not in LOCAL_TASKS]:
-        _check_foreign(foreign)
+    say(STEP, f"asking {task.name}")
+
+    def ask(rows_at_once: int, chosen: Chosen | None) -> tuple[Mapping[str, Any], int]:
+        model = make_model(task.ours, rows_at_once)
+        with _no_surroundings(), _loaded(task, settings, docs) as loaded:
+            parts = [part for name, part in loaded.items() if chosen is None or name in chosen]
+            found = _evaluate(settings, task, model, parts, templated=templated and not task.ours, chosen=chosen)
+            questions = {} if task.ours else {name: _questions(loaded[name]) for name in found["samples"]}
+        return {**found, "questions": questions}, model.batch_size
+
+    found, fitted = ask(settings.batch_size, None)
+    measured = {name: _measured(task, name, found, fitted) for name in found["samples"]}
+    if settings.noise_rows:
+        at_once = again(fitted)
+        chosen = rows_again(found["samples"], settings.noise_rows)
+        count = sum(map(len, chosen.values()))
+        say(STEP, f"asking {count} row(s) of {task.name} again, {at_once} at once, to measure the noise floor")
+        second, _ = ask(at_once, chosen)
+        for name in chosen:
+            rows = scored_rows(name, second["samples"][name], ours=task.ours)
+            measured[name] = compared(measured[name], rows, rows_at_once=at_once)
+    return measured
 
 
-def _check_foreign(names: Sequence[str]) -> None:
-    import difflib
-
-    from lm_eval.tasks import TaskManager
-
-    known = [*LOCAL_TASKS, *TaskManager().all_tasks]
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            raise SettingsError(
-                f"evaluate.tasks names an unknown task: {name!r}.",
-                seen=repr(name),
-                expected=f"one of {', '.join(LOCAL_TASKS)}, or a task of lm-evaluation-harness",
-                remedy=f"did you mean {' or '.join(near)}?" if near else "lm-eval ls tasks lists what there is",
-            )
-
-
-def measure(settings: EvaluateSettings, *, model: Any, tokenizer: Any, docs: Sequence[Document]) -> dict[str, Measured]:
-    """Asks the model every task; task → what was found."""
-    found: dict[str, Measured] = {}
-    if local := [name for name in settings.tasks if name in LOCAL_TASKS]:
+@contextlib.contextmanager
+def _loaded(task: Task, settings: EvaluateSettings, docs: Sequence[Document]) -> Iterator[dict[str, Any]]:
+    """The harness's task objects, by name; a group's are its parts."""
+    if task.own:
+        most = task.own.file.max_new_tokens or settings.max_new_tokens
+        config = harness_config(task.own, docs, max_new_tokens=most)
+        yield dict(task_manager().load([config])["tasks"])
+    elif task.on_dataset:
         with tempfile.TemporaryDirectory(prefix="tunegate-evaluate-") as scratch:
-            _write_tasks(local, docs, Path(scratch))
-            found |= _evaluate(settings, model, tokenizer, local, ours=Path(scratch))
-    if foreign := [name for name in settings.tasks if name not in LOCAL_TASKS]:
-        found |= _evaluate(settings, model, tokenizer, foreign, ours=None)
-    return found
+            _write_task(task.name, docs, Path(scratch))
+            yield dict(task_manager(scratch).load([task.name])["tasks"])
+    else:
+        yield dict(known_tasks().load([task.name])["tasks"])
 
 
-def _write_tasks(names: Sequence[str], docs: Sequence[Document], scratch: Path) -> None:
-    """Our tasks' YAML files, each including the one of the package and naming the rows of this run."""
+def _write_task(name: str, docs: Sequence[Document], scratch: Path) -> None:
+    """The task's YAML file, including the one of the package and naming the rows of this run."""
     rows = scratch / "rows.jsonl"
     rows.write_text("".join(json.dumps(doc) + "\n" for doc in docs), "utf-8")
     kwargs = {"data_files": {"test": str(rows)}, "cache_dir": str(scratch / "arrow")}
-    for name in names:
-        config = {"include": str(tasks_folder() / name / f"{name}.yaml"), "task": name, "dataset_kwargs": kwargs}
-        (scratch / f"{name}.yaml").write_text(json.dumps(config), "utf-8")  # JSON is YAML
+    config = {"include": str(tasks_folder() / name / f"{name}.yaml"), "task": name, "dataset_kwargs": kwargs}
+    (scratch / f"{name}.yaml").write_text(json.dumps(config), "utf-8")  # JSON is YAML
 
 
 def _evaluate(
-    settings: EvaluateSettings, model: Any, tokenizer: Any, tasks: Sequence[str], *, ours: Path | None
-) -> dict[str, Measured]:
-    """Runs the harness once: for our tasks, whose YAML lies in ``ours``, or for its own."""
+    settings: EvaluateSettings, task: Task, model: Any, parts: Sequence[Any], *, templated: bool, chosen: Chosen | None
+) -> Mapping[str, Any]:
+    """Runs the harness once."""
     from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
 
-    say(STEP, f"asking {', '.join(tasks)}")
-    with _no_surroundings():
-        found = simple_evaluate(
-            model=harness_model(model, tokenizer, batch_size=settings.batch_size, rendered=ours is not None),
-            tasks=list(tasks),
-            task_manager=TaskManager(include_path=None if ours is None else str(ours), include_defaults=ours is None),
-            apply_chat_template=ours is None and bool(tokenizer.chat_template),
-            gen_kwargs=None if ours is None else {"max_gen_toks": settings.max_new_tokens},
-            limit=settings.limit or None if ours is None else None,
-            log_samples=True,
-            bootstrap_iters=0,
-            random_seed=settings.seed,
-            numpy_random_seed=settings.seed,
-            torch_random_seed=settings.seed,
-            fewshot_random_seed=settings.seed,
+    found: Mapping[str, Any] = simple_evaluate(
+        model=model,
+        tasks=list(parts),
+        task_manager=task_manager(),  # the tasks are loaded; without one, the harness reads all of its own again
+        apply_chat_template=templated,
+        gen_kwargs={"max_gen_toks": settings.max_new_tokens} if task.on_dataset else None,
+        limit=settings.limit or None if chosen is None else None,
+        samples=None if chosen is None else {name: list(rows) for name, rows in chosen.items()},
+        log_samples=True,
+        bootstrap_iters=0,
+        random_seed=settings.seed,
+        numpy_random_seed=settings.seed,
+        torch_random_seed=settings.seed,
+        fewshot_random_seed=settings.seed,
+    )
+    return found
+
+
+def _measured(task: Task, name: str, found: Mapping[str, Any], fitted: int) -> Measured:
+    samples = found["samples"][name]
+    asked = {row_id(s, ours=task.ours): _asked(s, found["questions"].get(name)) for s in samples}
+    rows = scored_rows(name, samples, ours=task.ours)
+    return Measured(_aggregates(found["results"][name]), rows, asked, fitted)
+
+
+def _asked(sample: Mapping[str, Any], questions: Callable[[Any], str] | None) -> Asked:
+    """What a row asks: its document says it where that is ours; the harness's own is asked for it."""
+    if questions is None:
+        return Asked(sample["doc"]["question"], sample["doc"]["expected"])
+    return Asked(questions(sample["doc"]), str(sample["target"]))
+
+
+def _questions(task: Any) -> Callable[[Any], str]:
+    def question(doc: Any) -> str:
+        """The bare question; where the choices are what is read, all texts of the document."""
+        text = task.doc_to_text(doc)
+        if isinstance(text, str) and text:
+            return text
+        return (
+            "\n".join(value for value in doc.values() if isinstance(value, str)) if isinstance(doc, dict) else str(doc)
         )
-    return {
-        task: Measured(_aggregates(found["results"][task]), tuple(samples))
-        for task, samples in found["samples"].items()
-    }
+
+    return question
 
 
 @contextlib.contextmanager
@@ -146,8 +171,3 @@ def _aggregates(result: Mapping[str, Any]) -> dict[str, float]:
         if chosen and not name.endswith("_stderr") and isinstance(value, int | float):
             metrics[metric_name(name, chosen)] = float(value)
     return metrics
-
-
-def metric_name(metric: str, chosen_filter: str) -> str:
-    """A metric's name, with its filter where the task has one."""
-    return metric if chosen_filter == "none" else f"{metric},{chosen_filter}"

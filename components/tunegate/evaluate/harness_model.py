@@ -1,15 +1,15 @@
-"""The harness's model class, with our progress lines and exact token boundaries."""
+"""The harness's model class, with our progress lines, exact token boundaries and batches that fit into memory."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+import json
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 from tunegate.contracts.progress import Progress
+from tunegate.evaluate.halving import STEP, Answers, asked_in_smaller_batches
 from tunegate.models.chat import after_prompt
-
-STEP = "evaluate"
 
 #: Completions are scored in batches of this share of those that are answered: scoring is bound by computation, gains
 #: nothing from large batches, and needs the logits of many positions in memory.
@@ -22,7 +22,7 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
     Args:
         model: a causal language model of transformers.
         tokenizer: its tokenizer, with a pad token.
-        batch_size: rows a batch; the harness sorts rows by length first.
+        batch_size: rows a batch, halved when memory runs out; the harness sorts rows by length first.
         rendered: whether prompts come rendered by the chat template; then the border between prompt and completion lies
             exactly where training had it. Otherwise the harness's own rule holds, which moves trailing white space of a
             prompt into the completion.
@@ -33,7 +33,7 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
     can_keep_last = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     class CountingModel(HFLM):  # type: ignore[misc]
-        """HFLM that reports finished batches as plain lines instead of drawing a bar."""
+        """HFLM that reports finished batches as plain lines instead of drawing a bar, and halves them when it must."""
 
         progress: Progress | None = None
         longest_completion = 0
@@ -41,7 +41,13 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
             self.progress = Progress(STEP, len(requests), "rows answered")
-            return super().generate_until(requests, disable_tqdm=True)
+            if len({_generated(request.args) for request in requests}) < len(requests):
+                return super().generate_until(requests, disable_tqdm=True)  # the same prompt, to be sampled anew
+            self.cache_hook = Answers(_generated)
+            return asked_in_smaller_batches(
+                lambda left: super(CountingModel, self).generate_until(left, disable_tqdm=True), requests,
+                key=lambda request: _generated(request.args), answers=self.cache_hook, halve=self._halve,
+            )  # fmt: skip
 
         def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
             tokens = super()._model_generate(context, *args, **kwargs)
@@ -51,12 +57,30 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
         def _loglikelihood_tokens(self, requests: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
             self.progress = Progress(STEP, len(requests), "completions scored")
             self.longest_completion = max(len(completion) for _, _, completion in requests)
+            given = {**kwargs, "disable_tqdm": True}
+            self.cache_hook = Answers(tuple)
             answered_together = self.batch_size_per_gpu
             self.batch_size_per_gpu = max(1, answered_together // SCORING_SHARE)
+            whole = self.batch_size_per_gpu
             try:
-                return super()._loglikelihood_tokens(requests, *args, **{**kwargs, "disable_tqdm": True})
+                if any(
+                    request[0] is None for request in requests
+                ):  # parts of a text, which the harness does not report
+                    return super()._loglikelihood_tokens(requests, *args, **given)
+                return asked_in_smaller_batches(
+                    lambda left: super(CountingModel, self)._loglikelihood_tokens(left, *args, **given), requests,
+                    key=lambda request: tuple(request[0]), answers=self.cache_hook, halve=self._halve,
+                )  # fmt: skip
             finally:
-                self.batch_size_per_gpu = answered_together
+                fits = self.batch_size_per_gpu
+                self.batch_size_per_gpu = answered_together if fits == whole else fits * SCORING_SHARE
+
+        def _halve(self) -> tuple[int, int] | None:
+            before = self.batch_size_per_gpu
+            if before == 1:
+                return None
+            self.batch_size_per_gpu = before // 2
+            return before, before // 2
 
         def _model_call(self, inps: Any, *args: Any, **kwargs: Any) -> Any:
             with torch.no_grad():
@@ -90,3 +114,9 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
     return CountingModel(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, add_bos_token=False if templated else None
     )
+
+
+def _generated(arguments: Sequence[Any]) -> Hashable:
+    """What a generation is known by: its prompt and how it is to be answered."""
+    prompt, how = arguments
+    return prompt, json.dumps(how, sort_keys=True, default=str)

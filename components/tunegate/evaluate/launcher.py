@@ -41,6 +41,7 @@ def launch_base(
 def launch_model(
     settings: Mapping[str, Any],
     *,
+    reuse: str,
     model: KfpArtifact,
     dataset: KfpArtifact,
     evaluation: KfpArtifact,
@@ -49,5 +50,11 @@ def launch_model(
 ) -> None:
     """Runs the step on a model of this pipeline at ``evaluation.path``."""
     parsed = parse_settings(EvaluateSettings, settings, where="recipe.evaluate")
-    manifest = run(parsed, model=Path(model.path), dataset=Path(dataset.path), output=Path(evaluation.path))
+    manifest = run(
+        parsed,
+        model=Path(model.path),
+        dataset=Path(dataset.path),
+        output=Path(evaluation.path),
+        reuse=Path(reuse) if reuse else None,
+    )
     publish(manifest, artifact=evaluation, page=page, metrics=metrics)

@@ -1,4 +1,4 @@
-"""Finished evaluations kept by the digest of their work, so that a base is evaluated once and not in every run."""
+"""Finished tasks kept by the digest of their work: one that is killed is not done again, nor is a base in every run."""
 
 from __future__ import annotations
 
@@ -7,95 +7,94 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import ArtifactError
-from tunegate.contracts.files import files_below, sync_folder
-from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, tool_versions, verify, work_digest
+from tunegate.contracts.files import canonical_json, sync_folder
+from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, tool_versions, verify, work_digest, write_manifest
+from tunegate.evaluate.measured import Measured
+
+KIND = "measured_task"
+_RESULT_NAME = "measured.json"
 
 
-def kept_evaluation(
-    reuse: Path | None,
-    *,
-    kind: str,
-    parents: Mapping[str, str],
-    settings: Mapping[str, Any],
-    engine: Mapping[str, Any],
-) -> Path | None:
-    """The folder of the same work done before by the same tools in the same way, verified; None when there is none.
+@dataclass(frozen=True)
+class Work:
+    """What decides a task's results.
 
-    Args:
-        reuse: where finished evaluations are kept.
-        kind: of the artifact.
-        parents: as in the manifest.
-        settings: as in the manifest.
-        engine: what this run would compute with. ``auto`` is another dtype on another machine: scores of a GPU in
-            bfloat16 never stand in for those of a CPU in float32.
+    Attributes:
+        parents: digests of the model and of the task's rows.
+        settings: what is asked, and how.
+        engine: what it is computed with. ``auto`` is another dtype on another machine: scores of a GPU in bfloat16
+            never stand in for those of a CPU in float32.
+    """
+
+    parents: Mapping[str, str]
+    settings: Mapping[str, Any]
+    engine: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """The name of the folder in which it is kept."""
+        return work_digest(KIND, self.parents, self.settings)
+
+
+def kept(folder: Path, work: Work) -> dict[str, Measured] | None:
+    """What the same work found before, by the same tools in the same way; None when it was not done.
 
     Raises:
         ArtifactError: when it is there and its files have changed, or it is other work than its name says: that is
             never passed over in silence.
     """
-    if reuse is None:
+    place = folder / work.digest
+    manifest = _complete(place)
+    if manifest is None or manifest.tools != tool_versions():
         return None
-    folder = reuse / work_digest(kind, parents, settings)
-    manifest = _complete(folder, kind=kind)
-    if manifest is None or manifest.tools != tool_versions() or _engine(folder) != engine:
+    document = json.loads((place / _RESULT_NAME).read_text("utf-8"))
+    if document["engine"] != dict(work.engine):
         return None
-    return folder
+    return {name: Measured.from_json(found) for name, found in document["measured"].items()}
 
 
-def _complete(folder: Path, *, kind: str) -> Manifest | None:
-    """The manifest of a kept evaluation, verified; None when there is none or it was not finished."""
-    if not (folder / MANIFEST_NAME).is_file():
+def _complete(place: Path) -> Manifest | None:
+    """The manifest of a kept task, verified; None when there is none or it was not finished."""
+    if not (place / MANIFEST_NAME).is_file():
         return None
-    manifest = verify(folder, kind=kind)
-    if manifest.work_digest != folder.name:
+    manifest = verify(place, kind=KIND)
+    if manifest.work_digest != place.name:
         raise ArtifactError(
-            f"{folder} is another evaluation than its name says.",
+            f"{place} is another evaluation than its name says.",
             seen=f"work {manifest.work_digest}",
-            expected=f"work {folder.name}",
+            expected=f"work {place.name}",
             remedy="remove the folder; it was copied or renamed by hand",
         )
     return manifest
 
 
-def _engine(folder: Path) -> Any:
-    return json.loads((folder / "results.json").read_text("utf-8")).get("engine")
+def keep(folder: Path, work: Work, measured: Mapping[str, Measured]) -> None:
+    """Keeps a finished task: written beside its place, then renamed.
 
-
-def copy_files(source: Path, target: Path) -> None:
-    """Copies an artifact's files, all but its manifest."""
-    for name in files_below(source):
-        if name != MANIFEST_NAME:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, target / name)
-
-
-def keep_evaluation(reuse: Path | None, output: Path, manifest: Manifest) -> None:
-    """Keeps a finished evaluation for the next run: copied beside its place, then renamed.
-
-    An evaluation in its place is replaced when it was made by other tools or another engine, or was never finished.
-    Another process that puts its own there first is as good.
+    What is in its place was made by other tools or another engine, or was never finished, and is replaced. Another
+    process that puts its own there first is as good.
     """
-    if reuse is None:
-        return
-    place = reuse / manifest.work_digest
-    kept = _complete(place, kind=manifest.kind)
-    if kept is not None and kept.tools == manifest.tools and _engine(place) == _engine(output):
-        return
-    reuse.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=reuse, prefix=f".{manifest.work_digest[:12]}."))
+    place = folder / work.digest
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=f".{place.name[:12]}."))
     try:
-        copy_files(output, partial)
-        shutil.copyfile(output / MANIFEST_NAME, partial / MANIFEST_NAME)
+        document = {
+            "engine": dict(work.engine),
+            "measured": {name: found.to_json() for name, found in measured.items()},
+        }
+        (partial / _RESULT_NAME).write_bytes(canonical_json(document))
+        write_manifest(partial, kind=KIND, parents=work.parents, settings=work.settings)
         shutil.rmtree(place, ignore_errors=True)
         try:
             partial.rename(place)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-        sync_folder(reuse)
+        sync_folder(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

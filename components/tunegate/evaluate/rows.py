@@ -4,78 +4,83 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import RunError
-from tunegate.evaluate.harness import Measured, metric_name
+from tunegate.evaluate.measured import ScoredRow
 
 ROWS_NAME = "rows.parquet"
 
 
-@dataclass(frozen=True)
-class ScoredRow:
-    """One row's score in one metric.
-
-    Attributes:
-        row_id: the data set's row; for a task of the harness, the digest of its document.
-        score: higher is better unless the metric says otherwise (``nll`` is better when lower).
-        prompt_digest: sha256 of the prompt as the model saw it.
-        answer: what the model generated; empty where nothing is generated.
-        tags: slices that the row belongs to.
-    """
-
-    row_id: str
-    task: str
-    metric: str
-    score: float
-    prompt_digest: str
-    answer: str
-    tags: tuple[str, ...] = ()
+def metric_name(metric: str, chosen_filter: str) -> str:
+    """A metric's name, with its filter where the task has one."""
+    return metric if chosen_filter == "none" else f"{metric},{chosen_filter}"
 
 
-def scored_rows(measured: Mapping[str, Measured]) -> list[ScoredRow]:
-    """The rows of every task, sorted by task, row and metric.
+def scored_rows(task: str, samples: Sequence[Mapping[str, Any]], *, ours: bool) -> tuple[ScoredRow, ...]:
+    """The rows of a task's samples, sorted by row and metric.
+
+    Args:
+        task: its name.
+        samples: as the harness logs them.
+        ours: whether the documents are ours, with ``row_id``, ``tags`` and ``options``; a column of that name in a
+            document of the harness means something else.
 
     Raises:
-        RunError: when a task left rows unscored or scored one twice.
+        RunError: when the task left rows unscored or scored one twice.
     """
-    rows = [row for task, found in measured.items() for sample in found.samples for row in _of_sample(task, sample)]
-    rows.sort(key=lambda row: (row.task, row.row_id, row.metric))
-    keys = [(row.task, row.row_id, row.metric) for row in rows]
-    empty = [task for task, found in measured.items() if not found.samples]
-    if empty or len(set(keys)) != len(keys):
+    rows = [row for sample in samples for row in _of_sample(task, sample, ours)]
+    rows.sort(key=lambda row: (row.row_id, row.metric))
+    keys = [(row.row_id, row.metric) for row in rows]
+    if not samples or len(set(keys)) != len(keys):
         twice = sorted({key for key, following in itertools.pairwise(keys) if key == following})
         raise RunError(
             "The harness did not score every row exactly once.",
-            seen=f"no rows of {', '.join(empty)}" if empty else f"{len(twice)} results twice",
+            seen=f"{task}: {len(twice)} results twice" if samples else f"no rows of {task}",
             expected="one score for each row, task and metric",
-            remedy="check the task's YAML: each document needs its own row_id",
+            remedy="check the task: each document must be another one",
             items=[" · ".join(key) for key in twice],
         )
-    return rows
+    return tuple(rows)
 
 
-def _of_sample(task: str, sample: Mapping[str, Any]) -> list[ScoredRow]:
+def row_id(sample: Mapping[str, Any], *, ours: bool) -> str:
+    """What a sample's row is called."""
+    return str(sample["doc"]["row_id"] if ours else sample["doc_hash"])
+
+
+def _of_sample(task: str, sample: Mapping[str, Any], ours: bool) -> list[ScoredRow]:
     prompt = str(sample["arguments"][0][0])
-    answer = sample["filtered_resps"][0]
     return [
         ScoredRow(
-            row_id=str(sample["doc"].get("row_id", sample["doc_hash"])),
+            row_id=row_id(sample, ours=ours),
             task=task,
             metric=metric_name(metric, sample["filter"]),
             score=float(sample[metric]),
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest(),
-            answer=answer if isinstance(answer, str) else "",
+            answer=_answer(sample, ours),
+            tags=tuple(sample["doc"].get("tags") or ()) if ours else (),
         )
         for metric in sample["metrics"]
         if isinstance(sample[metric], int | float)  # a tuple is the harness's input to an aggregate, no score of a row
     ]
 
 
-def write_rows(rows: list[ScoredRow], folder: Path) -> None:
+def _answer(sample: Mapping[str, Any], ours: bool) -> str:
+    """What was generated, or the choice that was most likely."""
+    answers = sample["filtered_resps"]
+    if isinstance(answers[0], str):
+        return answers[0]
+    options = sample["doc"].get("options") if ours else None
+    if not options:
+        return ""
+    return str(options[max(range(len(options)), key=lambda place: answers[place][0])])
+
+
+def write_rows(rows: Sequence[ScoredRow], folder: Path) -> None:
     """Writes ``rows.parquet``."""
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -13,7 +13,11 @@ class EvaluateSettings:
 
     tasks: tuple[str, ...] = setting(
         ("tool_call", "completion_perplexity"),
-        help="our own tasks (tool_call, completion_perplexity) and any task of lm-evaluation-harness",
+        help="tasks on the data set's rows (tool_call, completion_perplexity), task files of your own (tasks/my.yaml) "
+        "and any task of lm-evaluation-harness",
+    )
+    tags: tuple[str, ...] = setting(
+        (), help="columns of the data set by whose values the results on its rows are sliced"
     )
     limit: int = setting(
         0, help="evaluate only the first rows in the order of their ids, the same for every model; 0: all", unit="rows",
@@ -26,5 +30,9 @@ class EvaluateSettings:
     dtype: str = setting(
         "auto", help="what to compute in; auto: bfloat16 on a GPU, float32 on a CPU",
         choices=("auto", "float32", "bfloat16", "float16"),
+    )  # fmt: skip
+    noise_rows: int = setting(
+        4, help="rows of each task that are asked again in other batches, to measure the noise floor; 0: none",
+        unit="rows", minimum=0,
     )  # fmt: skip
     seed: int = setting(0, help="seed of every random generator; answers are greedy", minimum=0)

@@ -1,19 +1,30 @@
-"""evaluate: one model on the held-out rows, with lm-evaluation-harness; every row's score is kept."""
+"""evaluate: one model on the held-out rows and on those of its tasks; the score of every row is kept."""
 
 from __future__ import annotations
 
+import functools
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.files import pretty_json, sha256_json
-from tunegate.contracts.manifest import Manifest, evaluation_rows_digest, input_digest, tool_versions, verify
+from tunegate.contracts.manifest import (
+    Manifest,
+    evaluation_rows_digest,
+    input_digest,
+    tool_versions,
+    verify,
+)
+from tunegate.contracts.overlap import OVERLAP_THRESHOLD
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
+from tunegate.evaluate.asked import Task, read_tasks
 from tunegate.evaluate.documents import (
     COMPLETION_PERPLEXITY,
-    LOCAL_TASKS,
     Document,
     Row,
     check_completions,
@@ -22,107 +33,222 @@ from tunegate.evaluate.documents import (
     documents,
     read_rows,
 )
-from tunegate.evaluate.harness import STEP, Measured, check_tasks, measure
+from tunegate.evaluate.halving import STEP
+from tunegate.evaluate.harness import measure
+from tunegate.evaluate.overlap import find_overlap, learned_digest, read_learned
+from tunegate.evaluate.own.documents import own_documents
 from tunegate.evaluate.page import evaluation_page
-from tunegate.evaluate.reuse import copy_files, keep_evaluation, kept_evaluation
-from tunegate.evaluate.rows import ScoredRow, scored_rows, write_rows
+from tunegate.evaluate.results import Found, results_document, summary, tell
+from tunegate.evaluate.reuse import Work, keep, kept
+from tunegate.evaluate.rows import write_rows
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.models.files import check_model_folder, read_config
 
 KIND = "evaluation"
-SCHEMA_VERSION = 1
 
 #: The distributions that decide how a model answers.
 ENGINE = ("lm-eval", "torch", "transformers", "compressed-tensors")
 
 
-def run(settings: EvaluateSettings, *, model: Path, dataset: Path, output: Path, reuse: Path | None = None) -> Manifest:
-    """Evaluates ``model`` on the evaluation rows of ``dataset``.
+@dataclass(frozen=True)
+class _Asked:
+    """What one evaluation is of, checked and before a model is loaded.
+
+    Attributes:
+        model: the model's folder.
+        dataset: what prepare wrote, with its manifest; None where no task asks its rows.
+        tasks: what is asked.
+        rows: the data set's evaluation rows that are asked.
+        parents: digests of all inputs.
+        engine: what is computed with.
+    """
+
+    model: Path
+    dataset: tuple[Path, Manifest] | None
+    tasks: tuple[Task, ...]
+    rows: Sequence[Row]
+    parents: Mapping[str, str]
+    engine: Mapping[str, Any]
+
+
+def run(
+    settings: EvaluateSettings, *, model: Path, dataset: Path | None, output: Path, reuse: Path | None = None
+) -> Manifest:
+    """Evaluates ``model`` on the evaluation rows of ``dataset`` and on the rows that its tasks bring.
 
     Args:
         settings: what to ask.
         model: a model folder: a base, a merged or a quantized model.
-        dataset: what prepare made.
+        dataset: what prepare made; None for a first look at tasks that bring their own rows. No gate takes that.
         output: where the evaluation goes.
-        reuse: a folder of finished evaluations by work digest; the same work done before is copied from it, and new
-            work is kept in it.
+        reuse: a folder of finished tasks by work digest; the same work done before is taken from it, and new work is
+            kept in it. Without one, finished tasks are kept beside ``output`` until all are, so that a killed
+            evaluation goes on.
 
     Raises:
         DataError: when rows cannot be scored or do not fit into the model.
         ModelError, SettingsError, ArtifactError, OutputExistsError: before the model is loaded.
     """
-    check_tasks(settings.tasks)
+    tasks = read_tasks(settings.tasks)
     check_model_folder(model)
-    parents = {"model": input_digest(model), "evaluation_rows": evaluation_rows_digest(verify(dataset, kind="dataset"))}
-    document = settings_document(settings)
+    prepared = (dataset, verify(dataset, kind="dataset")) if dataset else None
+    parents = _parents(model, prepared, tasks)
+    document = _document(settings, tasks)
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
-    rows = read_rows(dataset, limit=settings.limit)
-    if any(task in LOCAL_TASKS for task in settings.tasks):
-        check_rows(rows, settings.tasks)
-        if len(rows) < settings.limit:
-            say(STEP, f"the data set has {len(rows)} evaluation rows, fewer than evaluate.limit asks for: all are used")
-    engine = _engine(settings)
-    kept = kept_evaluation(reuse, kind=KIND, parents=parents, settings=document, engine=engine)
+    rows = _rows(settings, tasks, dataset)
+    asked = _Asked(model, prepared, tasks, rows, parents, _engine(settings))
+    finished = reuse or output.with_name(output.name + ".tasks")
 
     def build(folder: Path) -> None:
-        if kept is not None:
-            say(STEP, f"the same model was evaluated before on the same rows: copied from {kept}")
-            copy_files(kept, folder)
-            return
-        _evaluate(settings, model, rows, parents, engine, folder)
+        found, docs = _ask(settings, asked, finished)
+        _write(settings, asked, found, docs, folder)
 
     manifest = produce(output, kind=KIND, parents=parents, settings=document, build=build)
-    keep_evaluation(reuse, output, manifest)
+    if reuse is None:
+        shutil.rmtree(finished, ignore_errors=True)
     return manifest
 
 
-def _evaluate(
-    settings: EvaluateSettings,
-    model: Path,
-    rows: Sequence[Row],
-    parents: Mapping[str, str],
-    engine: Mapping[str, Any],
-    folder: Path,
-) -> None:
-    """Loads the model, asks every task and fills ``folder``."""
+def _parents(model: Path, prepared: tuple[Path, Manifest] | None, tasks: Sequence[Task]) -> dict[str, str]:
+    """Digests of what the evaluation depends on: the train rows only where a task's own rows are compared with them."""
+    parents = {"model": input_digest(model)}
+    if prepared:
+        parents["evaluation_rows"] = evaluation_rows_digest(prepared[1])
+        if not all(task.on_dataset for task in tasks):
+            parents["learned_rows"] = learned_digest(prepared[1])
+    return parents | {f"task/{task.name}": task.own.digest for task in tasks if task.own}
+
+
+def _document(settings: EvaluateSettings, tasks: Sequence[Task]) -> dict[str, Any]:
+    """The settings with each task's name: where its file lies decides nothing; what it says is among the parents."""
+    return {**settings_document(settings), "tasks": [task.name for task in tasks]}
+
+
+def _rows(settings: EvaluateSettings, tasks: Sequence[Task], dataset: Path | None) -> Sequence[Row]:
+    """The data set's evaluation rows, checked; none when no task asks them."""
+    names = [task.name for task in tasks if task.on_dataset]
+    if not names:
+        return ()
+    if dataset is None:
+        raise SettingsError(
+            f"The task {names[0]} asks the rows of a data set.",
+            seen="no data set",
+            expected="what prepare wrote, or tasks that bring their own rows",
+            remedy="give the data set, or leave the task out",
+        )
+    rows = read_rows(dataset, limit=settings.limit)
+    check_rows(rows, names, settings.tags)
+    if len(rows) < settings.limit:
+        say(STEP, f"the data set has {len(rows)} evaluation rows, fewer than evaluate.limit asks for: all are used")
+    return rows
+
+
+def _ask(settings: EvaluateSettings, asked: _Asked, finished: Path) -> tuple[Found, Mapping[str, Sequence[Document]]]:
+    """Asks every task that is not among the finished ones; the model is loaded when the first is asked."""
+    from tunegate.evaluate.harness_model import harness_model
     from tunegate.models.load import load_causal_lm, load_tokenizer
     from tunegate.models.quiet import quiet
 
+    @functools.cache
+    def loaded() -> Any:
+        say(STEP, f"loading {asked.model}")
+        return load_causal_lm(asked.model, dtype=settings.dtype)
+
+    found = []
     with quiet("lm_eval", "transformers", "datasets"):
-        say(STEP, f"loading {model}")
-        tokenizer = load_tokenizer(model)
-        docs = _documents(settings, model, tokenizer, rows)
-        loaded = load_causal_lm(model, dtype=settings.dtype)
-        measured = measure(settings, model=loaded, tokenizer=tokenizer, docs=docs)
-    scored = scored_rows(measured)
-    results = {
-        "schema_version": SCHEMA_VERSION,
-        "model_digest": parents["model"],
-        "evaluation_rows_digest": parents["evaluation_rows"],
-        "rows_digest": sha256_json(sorted(str(row["id"]) for row in rows)),
-        "tasks": _tasks(measured),
-        "overlap": {},
-        "engine": dict(engine),
-        "settings": settings_document(settings),
-        "model_bytes": sum(path.stat().st_size for path in model.glob("*.safetensors")),
-    }
-    write_rows(scored, folder)
-    (folder / "results.json").write_bytes(pretty_json(results))
-    (folder / "summary.json").write_bytes(pretty_json(_summary(results)))
-    (folder / "page.html").write_text(evaluation_page(results, scored, docs), "utf-8")
-    _tell(results, scored)
+        tokenizer = load_tokenizer(asked.model)
+        docs = {task.name: _documents(settings, asked, task, tokenizer) for task in asked.tasks if task.ours}
+
+        def make_model(rendered: bool, rows_at_once: int) -> Any:
+            return harness_model(loaded(), tokenizer, batch_size=rows_at_once, rendered=rendered)
+
+        for task in asked.tasks:
+            work = _work(settings, asked, task)
+            parts = kept(finished, work)
+            if parts is None:
+                of = docs.get(task.name, ())
+                templated = bool(tokenizer.chat_template)
+                parts = measure(task, settings, make_model=make_model, docs=of, templated=templated)
+                keep(finished, work, parts)
+            else:
+                say(
+                    STEP,
+                    f"{task.name} was asked before, on the same rows in the same way: taken from {finished}",
+                )
+            found.append((task, parts))
+    return found, docs
 
 
-def _documents(settings: EvaluateSettings, model: Path, tokenizer: Any, rows: Sequence[Row]) -> list[Document]:
-    """Our rows, rendered and checked; none when only tasks of the harness are asked, which bring their own."""
-    if not any(task in LOCAL_TASKS for task in settings.tasks):
-        return []
-    docs = documents(tokenizer, rows)
-    if COMPLETION_PERPLEXITY in settings.tasks:
+def _work(settings: EvaluateSettings, asked: _Asked, task: Task) -> Work:
+    """What a task's results depend on, and no other task."""
+    rows = task.rows_digest(asked.parents.get("evaluation_rows", ""))
+    document = {**settings_document(settings), "tasks": [task.name]}
+    return Work({"model": asked.parents["model"], "rows": rows}, document, asked.engine)
+
+
+def _documents(settings: EvaluateSettings, asked: _Asked, task: Task, tokenizer: Any) -> list[Document]:
+    """A task's rows, rendered and checked."""
+    if task.own:
+        file = task.own.file
+        docs = own_documents(tokenizer, task.own, limit=settings.limit)
+        new_tokens = (file.max_new_tokens or settings.max_new_tokens) if file.generated else 0
+        scored = file.type == "perplexity"
+    else:
+        docs = documents(tokenizer, asked.rows, settings.tags)
+        new_tokens, scored = settings.max_new_tokens, task.name == COMPLETION_PERPLEXITY
+    if scored:
         check_completions(docs)
-    context_tokens = int(read_config(model).get("max_position_embeddings", 1 << 30))
-    check_lengths(docs, context_tokens=context_tokens, new_tokens=settings.max_new_tokens)
+    context_tokens = int(read_config(asked.model).get("max_position_embeddings", 1 << 30))
+    check_lengths(docs, context_tokens=context_tokens, new_tokens=new_tokens)
     return docs
+
+
+def _write(
+    settings: EvaluateSettings,
+    asked: _Asked,
+    found: Found,
+    docs: Mapping[str, Sequence[Document]],
+    folder: Path,
+) -> None:
+    """Fills the artifact."""
+    results = results_document(
+        found,
+        model_digest=asked.parents["model"],
+        evaluation_rows_digest=asked.parents.get("evaluation_rows"),
+        rows_digest=_rows_digest(asked, docs),
+        overlap=_overlap(asked, found),
+        engine=dict(asked.engine),
+        settings=_document(settings, asked.tasks),
+        model_bytes=sum(path.stat().st_size for path in asked.model.glob("*.safetensors")),
+    )
+    measured = {name: one for _, parts in found for name, one in parts.items()}
+    rows = [row for name in sorted(measured) for row in measured[name].rows]
+    write_rows(rows, folder)
+    (folder / "results.json").write_bytes(pretty_json(results))
+    (folder / "summary.json").write_bytes(pretty_json(summary(results)))
+    (folder / "page.html").write_text(evaluation_page(results, measured), "utf-8")
+    tell(results)
+    say(STEP, f"{len(rows)} row scores kept")
+
+
+def _rows_digest(asked: _Asked, docs: Mapping[str, Sequence[Document]]) -> str:
+    """Which rows were asked: those of the data set, and those of each task of a user's own."""
+    own = {task.name: [str(doc["row_id"]) for doc in docs[task.name]] for task in asked.tasks if task.own}
+    ids = sorted(str(row["id"]) for row in asked.rows)
+    return sha256_json([ids, own] if own else ids)
+
+
+def _overlap(asked: _Asked, found: Found) -> dict[str, Any] | None:
+    """How many rows of each task with rows of its own training saw; None where no data set says."""
+    own = {name: one.asked for task, parts in found if not task.on_dataset for name, one in parts.items()}
+    if not own:
+        return {}
+    if asked.dataset is None:
+        return None
+    folder, manifest = asked.dataset
+    threshold = float(manifest.settings.get("overlap_threshold", OVERLAP_THRESHOLD))
+    say(STEP, f"comparing the rows of {', '.join(own)} with the train rows")
+    return find_overlap(read_learned(folder), own, threshold=threshold)
 
 
 def _engine(settings: EvaluateSettings) -> dict[str, Any]:
@@ -137,28 +263,3 @@ def _engine(settings: EvaluateSettings) -> dict[str, Any]:
         "device": device_type(),
         "batch_size": settings.batch_size,
     }
-
-
-def _tasks(measured: Mapping[str, Measured]) -> dict[str, Any]:
-    return {
-        task: {"metrics": dict(sorted(found.aggregates.items())), "rows": len({s["doc_id"] for s in found.samples})}
-        for task, found in measured.items()
-    }
-
-
-def _summary(results: Mapping[str, Any]) -> dict[str, Any]:
-    """The headline metrics, flat."""
-    metrics = {
-        f"{task}.{metric}": value
-        for task, found in results["tasks"].items()
-        for metric, value in found["metrics"].items()
-    }
-    rows = max(found["rows"] for found in results["tasks"].values())
-    return {**metrics, "rows": rows, "model_bytes": results["model_bytes"]}
-
-
-def _tell(results: Mapping[str, Any], rows: Sequence[ScoredRow]) -> None:
-    for task, found in results["tasks"].items():
-        shown = " · ".join(f"{name} {value:.4g}" for name, value in found["metrics"].items())
-        say(STEP, f"{task}: {shown} ({found['rows']} rows)")
-    say(STEP, f"{len(rows)} row scores kept")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import clear_device_cache
 from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from trl import SFTTrainer
@@ -20,6 +20,7 @@ from trl import SFTTrainer
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.files import read_json_object
 from tunegate.contracts.progress import say
+from tunegate.models.memory import out_of_memory
 from tunegate.preflight.logits import AT_ONCE_BYTES
 from tunegate.train.adalora import orthogonality
 from tunegate.train.callbacks import Clock
@@ -120,7 +121,7 @@ class TuneTrainer(SFTTrainer):  # type: ignore[misc]
             try:
                 return super().evaluate(*args, **kwargs)
             except (RuntimeError, MemoryError) as error:
-                if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                if not out_of_memory(error):
                     raise
                 rows = self.args.per_device_eval_batch_size
                 if rows == 1:
