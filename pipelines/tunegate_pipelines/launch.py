@@ -16,6 +16,7 @@ from tunegate.preflight.lint import Linted, lint, refuse
 from tunegate_pipelines.at_hand import context_at_hand
 from tunegate_pipelines.form import SECTIONS
 from tunegate_pipelines.lint_page import lint_section
+from tunegate_pipelines.own_tasks import check_own_tasks
 from tunegate_pipelines.recipe import Sections, check_destination, refuse_unreachable, resolve
 
 ROWS_NAMED = 5
@@ -35,6 +36,7 @@ def launch_check(
     """Resolves and lints; returns the settings of each step, in the order of ``SECTIONS``."""
     sections = resolve(form, recipe)
     check_destination(sections, registry)
+    check_own_tasks(sections)
     for address in (registry, checkpoint_uri):
         refuse_unreachable(address)
     linted = lint(context_at_hand(sections, base_model=base_model, dataset=dataset))

@@ -19,6 +19,7 @@ from tunegate_pipelines.addresses import local_addresses, registry_made
 from tunegate_pipelines.at_hand import context_at_hand
 from tunegate_pipelines.follow import Follower, RunStopped, view_for
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+from tunegate_pipelines.own_tasks import absolute_tasks, check_own_tasks
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
 from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
 from tunegate_pipelines.stopping import stop_passed_on
@@ -32,7 +33,7 @@ def check_recipe(recipe: Recipe) -> Linted:
 
     Raises:
         SettingsError: when it is incomplete or something in it is unknown or out of range.
-        InputError: for an alias or a registry that cannot be used.
+        InputError: for an alias, a registry or a task file that cannot be used.
     """
     missing = [name for name in REQUIRED if not recipe.form.get(name)]
     if missing:
@@ -52,6 +53,7 @@ def check_recipe(recipe: Recipe) -> Linted:
         )
     sections = resolve(form_settings(recipe), recipe.sections)
     check_destination(sections, recipe.form["registry"])
+    check_own_tasks(sections)
     return _linted(sections, recipe.form)
 
 
@@ -172,4 +174,4 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
     addresses.setdefault("checkpoint_uri", str(output / CHECKPOINTS_FOLDER))
     addresses.setdefault("reuse_evaluations", str(output / EVALUATIONS_FOLDER))
     inputs = (output / INPUTS_FOLDER).resolve()
-    return {**form, **local_addresses(addresses, inputs), "recipe": dict(recipe.sections)}
+    return {**form, **local_addresses(addresses, inputs), "recipe": absolute_tasks(recipe.sections)}

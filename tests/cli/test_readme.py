@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from tunegate.cli import app
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 RECIPE = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)[0]
+#: The task of a user's own that the README shows: its file and its rows.
+TASK = next(block for block in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL) if "# tasks/capitals.yaml" in block)
+(TASK_ROWS,) = re.findall(r"```json\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
 
 #: Commands that take minutes, with the file that runs them and the words in it that do.
@@ -22,7 +26,7 @@ RUN_ELSEWHERE = {
     "make demo": ("tests/e2e/test_demo.py", '"demo.yaml"'),
     "make test": (".ci/run", "make test"),
     ".venv/bin/tunegate run pipelines/tunegate_pipelines/recipes/demo-wrong.yaml": (
-        "tests/e2e/test_demo.py",
+        "tests/e2e/test_refusal.py",
         '"demo-wrong.yaml"',
     ),
     ".venv/bin/tunegate run recipe.yaml --output runs/mine": (
@@ -34,10 +38,14 @@ RUN_ELSEWHERE = {
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_command_of_the_readme_works(
-    command: str, registry: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, registry: tuple[str, list[str]], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the registry lies, as the recipe says
     (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/capitals.yaml").write_text(TASK, "utf-8")
+    (tmp_path / "tasks/capitals.jsonl").write_text(TASK_ROWS, "utf-8")
+    shutil.copytree(tiny_base, tmp_path / "models/my-base")
     program, *arguments = shlex.split(command)
     assert program == ".venv/bin/tunegate"
     result = CliRunner().invoke(app, arguments)

@@ -47,8 +47,8 @@ def is_task_file(name: str) -> bool:
     return name.endswith(ENDINGS)
 
 
-def read_own_task(address: str) -> OwnTask:
-    """Reads a task and its rows.
+def read_definition(address: str) -> tuple[TaskFile, tuple[OwnRow, ...]]:
+    """A task file and its rows; a scorer is not looked for.
 
     Args:
         address: of the task file: a path, or ``gs://bucket/folder/task.yaml``; its rows lie beside or below it.
@@ -57,10 +57,20 @@ def read_own_task(address: str) -> OwnTask:
         SettingsError: when it cannot be read, or says something that cannot be asked.
         DataError: naming the rows that it cannot ask.
     """
-    folder, _, name = address.rpartition("/")
+    folder, slash, name = address.rpartition("/")
+    folder = folder or slash  # a file at the top of the file system
     file = parse_task_file(_document(_read(folder, name), address), where=address)
-    data = _read(folder, file.data)
-    rows = read_own_rows(file, data, where=f"{folder or '.'}/{file.data}")
+    return file, read_own_rows(file, _read(folder, file.data), where=f"{folder or '.'}/{file.data}")
+
+
+def read_own_task(address: str) -> OwnTask:
+    """A task with its rows and its scorer. See :func:`read_definition`.
+
+    Raises:
+        SettingsError: as there, and for a scorer that is not installed here.
+        DataError: naming the rows that it cannot ask.
+    """
+    file, rows = read_definition(address)
     scorer = load_scorer(file.scorer) if file.scorer else None
     definition = settings_document(replace(file, data=""))
     made_of = {"task": sha256_json(definition), "rows": sha256_json([[row.row_id, row.fields] for row in rows])}
