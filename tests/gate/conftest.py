@@ -15,7 +15,7 @@ import pytest
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.files import sha256_json
-from tunegate.contracts.manifest import Manifest
+from tunegate.contracts.manifest import Manifest, read_manifest
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.gate.settings import GateSettings
 from tunegate.gate.step import run
@@ -47,6 +47,7 @@ class Run:
         companions: file → what replaces its text in the quantized model.
         parity: what of a good parity report is replaced: ``pairs`` (pair → figures), ``report`` and ``manifest`` (name
             → digest), ``top`` (entries of the document), ``without`` (what is not merged with it); None writes none.
+        serving: the same of a good serving report: ``report``, ``manifest``, ``top``; None writes none.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Run:
     companions: dict[str, str] = field(default_factory=dict)
     roles: tuple[str, ...] = ("base", "merged", "quantized")
     parity: dict[str, Any] | None = None
+    serving: dict[str, Any] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -99,6 +101,8 @@ class Run:
             rows = next(entry.sha256 for entry in dataset.files if entry.path == "validation.jsonl")
             about = {"base": BASE_DIGEST, "adapter": adapter.content_digest, "validation_rows": rows}
             self.inputs["parity"] = self._parity({**digests, **about}, self.parity)
+        if self.serving is not None:
+            self.inputs["serving"] = self._serving(dataset, quantized, self.serving)
 
     def judge(self) -> Verdict:
         """Writes everything and runs the gate."""
@@ -142,6 +146,27 @@ class Run:
         self.parents["parity"] = digests("manifest")
         self._artifact("parity", {}, {"parity.json": json.dumps(document), "page.html": "parity"})
         return self.folder / "parity"
+
+    def _serving(self, dataset: Manifest, quantized: Manifest, change: Mapping[str, Any]) -> Path:
+        """A good report on these, changed."""
+        evaluation = self.inputs["evaluations"].get("quantized")
+        about = {
+            "model": quantized.content_digest,
+            "validation_rows": next(entry.sha256 for entry in dataset.files if entry.path == "validation.jsonl"),
+            "evaluation": read_manifest(evaluation).content_digest if evaluation else None,
+        }
+        document = {
+            "schema_version": 1, "checked": True, "digests": {**about, **change.get("report", {})},
+            "served_name": quantized.content_digest, "rows": 20, "tokens": 400, "certain_tokens": 390,
+            "agreement": 1.0, "rendered": 1.0, "ended": 1.0, "same_answers": None,
+            "logprobs": {"mean": 0.002, "max": 0.2}, "noise": {"mean": 0.001, "max": 0.2},
+            "apart": [{"row_id": "row 3", "outcome": "differs", "rendered": True, "ended": False}],
+        } | change.get("top", {})  # fmt: skip
+        self.parents["serving"] = {
+            name: digest for name, digest in {**about, **change.get("manifest", {})}.items() if digest is not None
+        }
+        self._artifact("serving", {}, {"serving.json": json.dumps(document), "page.html": "serving"})
+        return self.folder / "serving"
 
     def _evaluation(self, role: str, ids: list[str], model: str, evaluation_rows: str) -> Path:
         scores = self.scores[role]

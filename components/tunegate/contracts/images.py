@@ -21,6 +21,7 @@ IMAGES: Mapping[str, str] = {
     "quantize": QUANTIZE,
     "parity": EVALUATE,
     "evaluate": EVALUATE,
+    "serve_check": EVALUATE,  # which holds the serving environment beside its own
     "gate": CONTROL,
     "promote": CONTROL,
     "refused": CONTROL,

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from tunegate.contracts.errors import PolicyError, SettingsError
 from tunegate.contracts.files import sha256_json
 from tunegate.contracts.settings import parse_settings, setting
+from tunegate.gate.serving import ServingRule
 
 #: The evaluations that are compared, in the order in which the models come about.
 ROLES = ("base", "merged", "quantized")
@@ -123,6 +124,7 @@ class Policy:
     confidence: float
     max_overlap_rows: OverlapLimits
     parity: tuple[ParityRule, ...] = ()
+    serving: ServingRule | None = None
 
     @property
     def alpha(self) -> float:
@@ -145,6 +147,7 @@ class _Document:
     confidence: float = setting(0.95, help="of each one-sided bound", minimum=0.8, maximum=0.999)
     max_overlap_rows: Mapping[str, Any] = setting(default_factory=dict, help="exact, near: rows allowed on both sides")
     parity: tuple[Any, ...] = setting((), help="the list of limits on how far merging and quantizing may move a model")
+    serving: Mapping[str, Any] | None = setting(None, help="how closely what serves must answer as what was evaluated")
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
@@ -167,6 +170,7 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
         parity = tuple(
             parse_settings(ParityRule, rule, where=f"policy.parity[{index}]") for index, rule in enumerate(top.parity)
         )
+        serving = None if top.serving is None else parse_settings(ServingRule, top.serving, where="policy.serving")
     except SettingsError as error:
         raise PolicyError(
             error.failed, seen=error.seen, expected=error.expected, remedy=error.remedy, items=error.items
@@ -175,7 +179,7 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
         _check_rule(rule, f"policy.checks[{index}]")
     _check_whole(rules)
     _check_parity(parity)
-    return Policy(rules, top.confidence, overlap, parity)
+    return Policy(rules, top.confidence, overlap, parity, serving)
 
 
 def _check_rule(rule: Rule, where: str) -> None:

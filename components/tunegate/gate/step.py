@@ -19,6 +19,7 @@ from tunegate.gate.page import verdict_page
 from tunegate.gate.parity import check_parity, read_parity
 from tunegate.gate.policy import Policy, parse_policy
 from tunegate.gate.questions import read_questions
+from tunegate.gate.serving import check_serving, read_serving
 from tunegate.gate.settings import GateSettings
 from tunegate.models.training import TRAINING_NAME
 
@@ -33,6 +34,7 @@ def run(
     quantized: Path,
     output: Path,
     parity: Path | None = None,
+    serving: Path | None = None,
 ) -> Manifest:
     """Judges the evaluations by the policy.
 
@@ -43,6 +45,7 @@ def run(
         adapter, merged, quantized: what would be promoted.
         output: where the ``verdict`` artifact will be.
         parity: what parity wrote. Where the policy has limits on it, an absent one is a FAIL.
+        serving: what serve_check wrote. Where the policy requires it, an absent one is a FAIL.
 
     Raises:
         PolicyError: when the policy cannot be judged.
@@ -62,6 +65,10 @@ def run(
     if parity is not None:
         measured = verify(parity, kind="parity")
         subjects["parity"] = measured.content_digest
+    served = None
+    if serving is not None:
+        served = verify(serving, kind="serving")
+        subjects["serving"] = served.content_digest
     document = settings_document(settings)
     refuse_foreign_output(output, kind="verdict", parents=subjects, settings=document)
 
@@ -76,6 +83,12 @@ def run(
     )
     report = read_parity(parity, measured) if parity is not None and measured is not None else None
     evidence += check_parity(policy.parity, report, artifacts=artifacts)
+    evidence += check_serving(
+        policy.serving,
+        read_serving(serving, served) if serving is not None and served is not None else None,
+        artifacts=artifacts,
+        evaluation=subjects.get("evaluations/quantized"),
+    )
     judged = judge_rules(policy.checks, found, alpha=policy.alpha)
     verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
     say("gate", f"{verdict.decision}: {verdict.summary}")

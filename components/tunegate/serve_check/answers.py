@@ -1,0 +1,95 @@
+"""What the server says: what it makes of a conversation, how it answers, and how likely it finds given tokens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tunegate.contracts.progress import Progress
+from tunegate.serve_check.questions import Question
+from tunegate.serving.client import Client, Completion, Token
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, answered.
+
+    Attributes:
+        question: what was asked.
+        rendered_ids: the prompt that the server itself made of the row's messages or text.
+        tokens: the greedy answer to the question's own prompt ids, with the token that ended it.
+        text: the same, decoded by the server.
+        finish_reason: ``stop`` or ``length``.
+        given_logprobs: of each given token, natural.
+        first_token_seconds: how long the first token took, the prompt being new to the server and nothing else asked.
+        answer_seconds: how long the whole answer took.
+    """
+
+    question: Question
+    rendered_ids: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    text: str
+    finish_reason: str
+    given_logprobs: tuple[float, ...]
+    first_token_seconds: float
+    answer_seconds: float
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The answer's tokens."""
+        return tuple(token.token_id for token in self.tokens)
+
+
+def ask(client: Client, served_name: str, questions: Sequence[Question], progress: Progress) -> list[Answer]:
+    """Asks a server every question, one after the other.
+
+    Args:
+        client: asks it.
+        served_name: what it calls the model.
+        questions: what to ask.
+        progress: counts them.
+
+    Raises:
+        InputError: when the server refuses a question.
+        RunError: when it does not answer, or answers something else than vLLM does.
+    """
+    answers = []
+    for question in questions:
+        answers.append(_ask(client, served_name, question))
+        progress.advance()
+    return answers
+
+
+def _ask(client: Client, name: str, question: Question) -> Answer:
+    begin = time.perf_counter()
+    rendered = _rendered(client, name, question)
+    first_token = time.perf_counter()
+    answer = client.complete(question.prompt_ids, model=name, max_tokens=question.max_tokens)
+    end = time.perf_counter()
+    return Answer(
+        question=question,
+        rendered_ids=tuple(token.token_id for token in rendered.prompt),
+        tokens=answer.tokens,
+        text=answer.text,
+        finish_reason=answer.finish_reason,
+        given_logprobs=_given_logprobs(client, name, question),
+        first_token_seconds=first_token - begin,
+        answer_seconds=end - first_token,
+    )
+
+
+def _rendered(client: Client, name: str, question: Question) -> Completion:
+    """One token in answer to what users send, where the server renders and tokenizes."""
+    if question.messages:
+        return client.chat(question.messages, model=name, max_tokens=1)
+    return client.complete(question.text, model=name, max_tokens=1, add_special_tokens=True)
+
+
+def _given_logprobs(client: Client, name: str, question: Question) -> tuple[float, ...]:
+    if not question.given_ids:
+        return ()
+    ids = (*question.prompt_ids, *question.given_ids)
+    read = client.complete(ids, model=name, max_tokens=1, prompt_logprobs=0)
+    found = [token.logprob for token in read.prompt[len(question.prompt_ids) :]]
+    return tuple(float("nan") if value is None else value for value in found)
