@@ -36,8 +36,10 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
 	$(BIN)/pytest -m slow -s tests
 
-golden: $(INSTALLED)  ## the compiled pipeline that a test holds against the code
-	$(BIN)/tunegate compile --output pipelines/tunegate_pipelines/finetune.yaml
+golden: $(INSTALLED)  ## the compiled pipelines that a test holds against the code
+	for name in finetune approve promote; do \
+		$(BIN)/tunegate compile --pipeline $$name --output pipelines/tunegate_pipelines/$$name.yaml || exit 1; \
+	done
 
 install: $(INSTALLED)
 

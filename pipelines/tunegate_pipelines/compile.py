@@ -1,30 +1,36 @@
-"""Compiles the pipeline to the one YAML document that a KFP cluster takes."""
+"""Compiles the pipelines to the YAML documents that a KFP cluster takes."""
 
 from __future__ import annotations
 
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 from tunegate.contracts.files import write_atomically
 
-#: The compiled pipeline as it is kept beside the code, and held against the code by a test.
-GOLDEN = Path(__file__).with_name("finetune.yaml")
+#: Each pipeline is the function of its name in the module of its name.
+PIPELINES = ("finetune", "approve", "promote")
 
 
-def compile_finetune(output: Path, *, image_prefix: str = "") -> Path:
-    """Writes the compiled pipeline ``finetune`` to ``output``.
+def golden(pipeline: str) -> Path:
+    """The compiled pipeline as it is kept beside the code, and held against the code by a test."""
+    return Path(__file__).with_name(f"{pipeline}.yaml")
+
+
+def compile_pipeline(pipeline: str, output: Path, *, image_prefix: str = "") -> Path:
+    """Writes a compiled pipeline to ``output``.
 
     Args:
+        pipeline: one of :data:`PIPELINES`.
         output: where to write; the same code gives the same bytes.
         image_prefix: put before each image's name, for example ``registry.example.com/ml/``.
     """
     from kfp import compiler
 
-    from tunegate_pipelines.finetune import finetune
-
+    function = getattr(import_module(f"tunegate_pipelines.{pipeline}"), pipeline)
     with tempfile.TemporaryDirectory(prefix="tunegate-") as folder:
-        path = Path(folder) / "finetune.yaml"
-        compiler.Compiler().compile(finetune, package_path=str(path))
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(function, package_path=str(path))
         text = path.read_text("utf-8")
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text.replace("image: tunegate/", f"image: {image_prefix}tunegate/").encode())

@@ -1,15 +1,16 @@
-"""The pipeline ``finetune``: prepare, train, merge, quantize, compare, evaluate, gate, and promote only on PASS."""
+"""The pipeline ``finetune``: prepare, train, merge, quantize, compare, evaluate, gate; on PASS approve and promote."""
 
 from collections.abc import Mapping
 
 from kfp import dsl
 
+from tunegate.approve.component import await_approval, not_approved, request_approval
 from tunegate.evaluate.component import evaluate_base, evaluate_model
 from tunegate.gate.component import gate
 from tunegate.merge.component import merge
 from tunegate.parity.component import parity
 from tunegate.prepare.component import prepare
-from tunegate.promote.component import promote
+from tunegate.promote.component import promote, promote_approved
 from tunegate.quantize.component import quantize
 from tunegate.train.component import train
 from tunegate_pipelines.form import default
@@ -48,7 +49,8 @@ def finetune(
 ) -> None:
     """Fine-tunes a model, merges, quantizes and evaluates it, and promotes it only when the gate says PASS.
 
-    A verdict of FAIL or INCONCLUSIVE ends the run as failed, with the reasons in the task 'refused'.
+    A verdict of FAIL or INCONCLUSIVE ends the run as failed, with the reasons in the task 'refused'; an approval that
+    was denied or expired ends it in the task 'not-approved'.
 
     Args:
         base_model: A model folder, or 'org/name@commit' of a hub.
@@ -68,7 +70,7 @@ def finetune(
         reuse_evaluations: A folder that keeps evaluated tasks by digest, each made once; empty for none.
         checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
-            quantize, parity, evaluate, gate, promote.
+            quantize, parity, evaluate, gate, approve, promote, signing.
     """
     ending = summarize(base_model=base_model, dataset=dataset, registry=registry, alias=alias)
     request(uncached(ending), "summarize")
@@ -124,7 +126,22 @@ def finetune(
         request(uncached(judged), "gate")
         verdict = judged.outputs["verdict"]
         with dsl.If(judged.outputs["decision"] == "PASS", name="passed"):
-            promoting = promote(settings=of["promote"], registry=registry, verdict=verdict, **models, **evidence)
-            request(uncached(promoting), "promote")
+            judged_all = {"verdict": verdict, **models, **evidence}
+            with dsl.If(of["approval"] == "required", name="approval required"):
+                asking = request_approval(
+                    settings=of["approve"], signing=of["signing"], alias=alias, registry=registry, **judged_all
+                )
+                request(uncached(asking), "request_approval")
+                asked = asking.outputs["request"]
+                waiting = await_approval(settings=of["approve"], registry=registry, request=asked)
+                retried(request(uncached(waiting), "await_approval"))
+                with dsl.If(waiting.outputs["decision"] == "approve", name="approved"):
+                    moving = promote_approved(signing=of["signing"], registry=registry, request=asked)
+                    request(uncached(moving), "promote")
+                with dsl.Else(name="denied"):
+                    request(uncached(not_approved(answer=waiting.outputs["answer"])), "not_approved")
+            with dsl.Else(name="approval waived"):
+                promoting = promote(settings=of["promote"], signing=of["signing"], registry=registry, **judged_all)
+                request(uncached(promoting), "promote")
         with dsl.Else(name="not passed"):
             request(uncached(refused(verdict=verdict)), "refused")

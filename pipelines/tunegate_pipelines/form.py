@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tunegate.approve.settings import ApproveSettings
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.gate.settings import GateSettings
 from tunegate.merge.settings import MergeSettings
@@ -13,6 +14,7 @@ from tunegate.parity.settings import ParitySettings
 from tunegate.prepare.settings import PrepareSettings
 from tunegate.promote.settings import PromoteSettings
 from tunegate.quantize.settings import QuantizeSettings
+from tunegate.registry.settings import SigningSettings
 from tunegate.train.settings import TrainSettings
 
 #: Step → the dataclass its section of the recipe is parsed with.
@@ -24,7 +26,9 @@ SECTIONS: Mapping[str, type] = {
     "parity": ParitySettings,
     "evaluate": EvaluateSettings,
     "gate": GateSettings,
+    "approve": ApproveSettings,
     "promote": PromoteSettings,
+    "signing": SigningSettings,
 }
 
 #: Run-form parameter → the (step, setting) places it fills.

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections import namedtuple
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunegate.approve.identity import identify
+from tunegate.approve.settings import ApproveSettings, rules_of
+from tunegate.contracts.approval_rules import refuse_unknown_requester
 from tunegate.contracts.errors import GateRefused, reports_errors
 from tunegate.contracts.launch import KfpArtifact
+from tunegate.contracts.settings import parse_settings
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
@@ -43,7 +48,18 @@ def launch_check(
     _write(page, settings_page(sections, linted))
     refuse(linted)
     told = {step: _without_none(values) for step, values in sections.items()}
-    return namedtuple("Settings", tuple(SECTIONS))(**told)
+    names = (*SECTIONS, "approval")
+    return namedtuple("Settings", names)(*told.values(), _approval(sections, registry))  # type: ignore[call-arg]
+
+
+def _approval(sections: Sections, registry: str) -> str:
+    """Whether a person is asked; who asks must be known then, and is asked for before anything is spent."""
+    settings = parse_settings(ApproveSettings, sections["approve"], where="recipe.approve")
+    if not settings.required:
+        return "waived"
+    rules = rules_of(settings, require_signature=sections["signing"]["require_signature"])
+    refuse_unknown_requester(rules, identify(rules, registry=registry, environment=os.environ))
+    return "required"
 
 
 def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import warnings
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from tunegate.approve.identity import on_this_machine
 from tunegate.contracts.errors import InputError, Interrupted, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
 from tunegate.preflight.lint import Linted, lint, refuse
@@ -174,4 +176,13 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
     addresses.setdefault("checkpoint_uri", str(output / CHECKPOINTS_FOLDER))
     addresses.setdefault("reuse_evaluations", str(output / EVALUATIONS_FOLDER))
     inputs = (output / INPUTS_FOLDER).resolve()
-    return {**form, **local_addresses(addresses, inputs), "recipe": absolute_tasks(recipe.sections)}
+    return {**form, **local_addresses(addresses, inputs), "recipe": absolute_tasks(_asking_only_where_said(recipe))}
+
+
+def _asking_only_where_said(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's sections; on this machine, for a folder of it, nobody is asked unless the recipe says so."""
+    sections = dict(recipe.sections)
+    approve = sections.get("approve") or {}
+    if "required" not in approve and on_this_machine(recipe.form["registry"], os.environ):
+        sections["approve"] = {**approve, "required": False}
+    return sections

@@ -23,10 +23,13 @@ from typing import Any
 
 import yaml
 
+from tunegate.approve.settings import ApproveSettings, rules_of
+from tunegate.contracts.approval_rules import refuse_unusable
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import parse_settings, refuse_unknown_keys, settings_document
 from tunegate.gate.policy import parse_policy
 from tunegate.registry.aliases import check_alias_name
+from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
 
@@ -99,7 +102,17 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
     merged = _merged(form, sections)
     complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
     parse_policy(complete["gate"]["policy"])
+    _check_approval(complete)
     return complete
+
+
+def _check_approval(sections: Sections) -> None:
+    """Raises SettingsError for an approval that nobody could give, or a signature that nobody could make or verify."""
+    signing = parse_settings(SigningSettings, sections["signing"], where="recipe.signing")
+    refuse_unusable_signing(signing, signs=True)
+    approve = parse_settings(ApproveSettings, sections["approve"], where="recipe.approve")
+    if approve.required:
+        refuse_unusable(rules_of(approve, require_signature=signing.require_signature), where="recipe.approve")
 
 
 def resolve_step(form: Mapping[str, Any], sections: Mapping[str, Any], step: str) -> dict[str, Any]:

@@ -31,6 +31,10 @@ REQUESTS: Mapping[str, Request] = {
     "parity": Request(cpu="8", memory="64Gi", accelerators=1),
     "evaluate": Request(cpu="8", memory="64Gi", accelerators=1),
     "gate": Request(cpu="2", memory="4Gi"),
+    "request_approval": Request(cpu="2", memory="4Gi"),
+    "await_approval": Request(cpu="250m", memory="512Mi"),  # it may stand for days
+    "not_approved": _CONTROL,
+    "decide": Request(cpu="1", memory="2Gi"),
     "promote": Request(cpu="2", memory="4Gi"),
     "refused": _CONTROL,
     "summarize": _CONTROL,

@@ -37,7 +37,10 @@ def check(
         ("parity", dict),
         ("evaluate", dict),
         ("gate", dict),
+        ("approve", dict),
         ("promote", dict),
+        ("signing", dict),
+        ("approval", str),
     ],
 ):
     """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.

@@ -60,8 +60,9 @@ def test_a_request_is_told_as_it_is_documented(hook: Any) -> None:
             "application/json",
             {
                 "schema_version": 1, "event": "requested", "request": REQUEST.digest,
-                "registry": "gs://bucket/registry", "alias": "champion", "version": "b" * 64, "replaces": "a" * 64, "summary": "All 9 checks hold.",
-                "requester": "ann@example.com", "expires": "2026-11-28T12:00:00+00:00", "approver": None, "reason": None,
+                "registry": "gs://bucket/registry", "alias": "champion", "version": "b" * 64, "replaces": "a" * 64,
+                "summary": "All 9 checks hold.", "requester": "ann@example.com",
+                "expires": "2026-11-28T12:00:00+00:00", "approver": None, "reason": None,
             },
         )
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import pytest
 import yaml
 
 from tunegate.contracts.images import IMAGES
-from tunegate_pipelines.compile import GOLDEN, compile_finetune
+from tunegate_pipelines.compile import PIPELINES, compile_pipeline, golden
 from tunegate_pipelines.form import ADDRESSES, FORM
 
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return compile_finetune(tmp_path_factory.mktemp("compiled") / "finetune.yaml")
+    return compile_pipeline("finetune", tmp_path_factory.mktemp("compiled") / "finetune.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +32,27 @@ def tasks(document: Any) -> dict[str, Any]:
     return found
 
 
-def test_golden_file_is_what_the_code_compiles_to(compiled: Path) -> None:
-    assert compiled.read_text("utf-8") == GOLDEN.read_text("utf-8"), "run `make golden` and look at the difference"
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_golden_file_is_what_the_code_compiles_to(pipeline: str, tmp_path: Path) -> None:
+    compiled = compile_pipeline(pipeline, tmp_path / "compiled.yaml").read_text("utf-8")
+    assert compiled == golden(pipeline).read_text("utf-8"), "run `make golden` and look at the difference"
+
+
+@pytest.mark.parametrize("pipeline", ["approve", "promote"])
+def test_answering_and_promoting_need_nothing_of_the_run_that_asked(pipeline: str) -> None:
+    document = yaml.safe_load(golden(pipeline).read_text("utf-8"))
+    inputs = document["root"]["inputDefinitions"]
+    assert "artifacts" not in inputs
+    assert {"request", "registry"} <= inputs["parameters"].keys()
+    assert [name for name, parameter in inputs["parameters"].items() if not parameter.get("description")] == []
+    (executor,) = document["deploymentSpec"]["executors"].values()
+    assert "accelerator" not in executor["container"]["resources"]
 
 
 def test_golden_file_loads_as_a_component() -> None:
     from kfp import components
 
-    loaded = components.load_component_from_file(str(GOLDEN))
+    loaded = components.load_component_from_file(str(golden("finetune")))
     assert set(loaded.pipeline_spec.root.input_definitions.parameters) == {*ADDRESSES, *FORM, "recipe"}
 
 
@@ -73,16 +87,33 @@ def test_no_task_is_ever_taken_from_the_cache(document: Any) -> None:
         "evaluate-model-2",
         "gate",
     )
-    assert {"check", *steps, "promote", "refused", "summarize"} == found.keys()
+    approval = ("request-approval", "await-approval", "not-approved", "promote-approved")
+    assert {"check", *steps, *approval, "promote", "refused", "summarize"} == found.keys()
     assert [name for name, task in found.items() if task.get("cachingOptions", {}).get("enableCache")] == []
 
 
 def test_promotion_stands_behind_the_verdict(document: Any) -> None:
-    branch = next(c for c in document["components"].values() if "promote" in c.get("dag", {}).get("tasks", {}))
-    name = next(n for n, c in document["components"].items() if c is branch)
-    condition = next(t for t in tasks(document).values() if t["componentRef"]["name"] == name)
-    assert "== 'PASS'" in condition["triggerPolicy"]["condition"]
-    assert not condition["triggerPolicy"]["condition"].startswith("!")
+    assert conditions(document, "promote") == ["== 'PASS'", "!(== 'required')"]
+    assert conditions(document, "request-approval") == ["== 'PASS'", "== 'required'"]
+    assert conditions(document, "promote-approved") == ["== 'PASS'", "== 'required'", "== 'approve'"]
+
+
+def conditions(document: Any, task: str) -> list[str]:
+    """What must hold before a task runs, from the outside in: the comparison, without what is compared."""
+    within = {
+        name: (parent, known)
+        for parent, component in document["components"].items()
+        for name, known in component.get("dag", {}).get("tasks", {}).items()
+    }
+    found = []
+    parent, _ = within[task]
+    while parent.startswith("comp-condition"):
+        group = next(n for n, known in within.items() if known[1]["componentRef"]["name"] == parent)
+        parent, known = within[group]
+        if "triggerPolicy" in known:
+            text = known["triggerPolicy"]["condition"]
+            found.insert(0, re.sub(r"inputs\.parameter_values\[[^]]*\] ", "", text))
+    return found
 
 
 def test_heavy_steps_ask_for_an_accelerator_and_light_ones_for_none(document: Any) -> None:
@@ -101,7 +132,9 @@ def test_every_image_is_of_the_one_table(document: Any) -> None:
 
 
 def test_image_prefix_reaches_every_image(tmp_path: Path) -> None:
-    text = compile_finetune(tmp_path / "own.yaml", image_prefix="registry.example.com/ml/").read_text("utf-8")
+    text = compile_pipeline("finetune", tmp_path / "own.yaml", image_prefix="registry.example.com/ml/").read_text(
+        "utf-8"
+    )
     assert text.count("image: registry.example.com/ml/tunegate/") == text.count("image: ")
 
 

@@ -28,6 +28,7 @@ POLICY = {
     ]
 }
 RECIPE = {"gate": {"policy": POLICY}, "quantize": {"num_calibration_samples": 8}}
+UNASKED = {**RECIPE, "approve": {"required": False}}
 
 
 @dataclass
@@ -64,9 +65,9 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
     """KFP's parameters know no null: one would break the run between two tasks."""
     told = launch_check({"r": 8.0}, RECIPE, base_model="", dataset="", registry="/data/registry", page=page)
-    assert told._fields == tuple(SECTIONS)
+    assert told._fields == (*SECTIONS, "approval")
     assert told.train["r"] == 8
-    assert None not in [value for settings in told for value in settings.values()]
+    assert None not in [value for settings in told[:-1] for value in settings.values()]
     assert "lora_alpha" in Path(page.path).read_text("utf-8")
 
 
@@ -106,7 +107,22 @@ def test_alias_registry_and_bucket_that_cannot_be_used_are_refused_before_traini
 
 def test_buckets_that_answer_pass_the_check(page: FakeArtifact, gcs_bucket: str) -> None:
     places = {"registry": f"{gcs_bucket}/models", "checkpoint_uri": f"{gcs_bucket}/checkpoints"}
-    assert launch_check({}, RECIPE, base_model="", dataset="", **places, page=page).train["method"] == "qlora"
+    told = launch_check({}, UNASKED, base_model="", dataset="", **places, page=page)
+    assert (told.train["method"], told.approval) == ("qlora", "waived")
+
+
+def test_approval_is_required_by_default_and_a_requester_whom_nobody_knows_is_refused_before_anything_is_spent(
+    page: FakeArtifact, gcs_bucket: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        launch_check({}, RECIPE, base_model="", dataset="", registry=gcs_bucket, page=page)
+    assert caught.value.code == 2
+    assert "Nobody knows who asks" in capsys.readouterr().err
+    known = {"base_model": "", "dataset": "", "registry": "/data/registry", "page": page}
+    assert launch_check({}, RECIPE, **known).approval == "required"  # the user of this machine
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(SystemExit):
+        launch_check({}, RECIPE, **known)
 
 
 def test_defaults_pass_their_own_lint() -> None:

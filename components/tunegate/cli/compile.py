@@ -10,17 +10,29 @@ from rich.console import Console
 from rich.text import Text
 
 from tunegate.cli.shown import errors_shown
+from tunegate.contracts.errors import InputError
 
 commands = typer.Typer()
 
 
 @commands.command("compile")
 def compile_(
-    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("finetune.yaml"),
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; PIPELINE.yaml otherwise.", show_default=False)
+    ] = None,
     image_prefix: Annotated[str, typer.Option(help="Put before each image's name.")] = "",
+    pipeline: Annotated[str, typer.Option(help="finetune, approve or promote.")] = "finetune",
 ) -> None:
-    """Compile the pipeline to the YAML document that a KFP cluster takes."""
+    """Compile a pipeline to the YAML document that a KFP cluster takes."""
     with errors_shown():
-        from tunegate_pipelines.compile import compile_finetune
+        from tunegate_pipelines.compile import PIPELINES, compile_pipeline
 
-        Console().print(Text(str(compile_finetune(output, image_prefix=image_prefix))), soft_wrap=True)
+        if pipeline not in PIPELINES:
+            raise InputError(
+                f"There is no pipeline {pipeline!r}.",
+                seen=repr(pipeline),
+                expected=f"one of {', '.join(PIPELINES)}",
+                remedy="choose one of them",
+            )
+        written = compile_pipeline(pipeline, output or Path(f"{pipeline}.yaml"), image_prefix=image_prefix)
+        Console().print(Text(str(written)), soft_wrap=True)

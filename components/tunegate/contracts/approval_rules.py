@@ -36,11 +36,11 @@ def refuse_unknown_requester(request_rules: Rules, requester: Identity) -> None:
     """Refuses a request of somebody unknown where the requester may not approve: nobody could tell them apart.
 
     Raises:
-        ApprovalRefused: saying how a requester becomes known.
+        SettingsError: saying how a requester becomes known.
     """
     if requester.method != "none" or request_rules.allow_unauthenticated:
         return
-    raise ApprovalRefused(
+    raise SettingsError(
         "Nobody knows who asks for this approval.",
         seen="no verified identity; KFP's own record of who started a run is not trustworthy",
         expected="a requester who can be told from the approver",
@@ -100,13 +100,7 @@ def refuse_invalid(request: Request, decision: Decision) -> None:
             remedy="do not use this approval: it is of something else",
         )
     if decision.decision != "approve":
-        said = "expired: nobody answered in time" if decision.decision == "expire" else "was rejected"
-        raise ApprovalRefused(
-            f"The request {request.digest[:12]} {said}.",
-            seen=f"{decision.decision} by {decision.approver.name} at {decision.decided}: {decision.reason}",
-            expected="approve",
-            remedy="the alias stays where it was; ask again when the reason is gone",
-        )
+        raise denial(request, decision)
     if request.expired(datetime.datetime.fromisoformat(decision.decided)):
         raise _refused(
             request,
@@ -115,6 +109,17 @@ def refuse_invalid(request: Request, decision: Decision) -> None:
             remedy="ask again",
         )
     refuse_approver(request, decision.approver)
+
+
+def denial(request: Request, decision: Decision) -> ApprovalRefused:
+    """A decision that is no approval, as the error of whoever waited for one."""
+    said = "expired: nobody answered in time" if decision.decision == "expire" else "was rejected"
+    return ApprovalRefused(
+        f"The request {request.digest[:12]} {said}.",
+        seen=f"{decision.decision} by {decision.approver.name} at {decision.decided}: {decision.reason}",
+        expected="approve",
+        remedy="the alias stays where it was; ask again when the reason is gone",
+    )
 
 
 def _proof(rules: Rules) -> str:

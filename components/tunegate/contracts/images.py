@@ -23,6 +23,10 @@ IMAGES: Mapping[str, str] = {
     "evaluate": EVALUATE,
     "serve_check": EVALUATE,  # which holds the serving environment beside its own
     "gate": CONTROL,
+    "request_approval": CONTROL,
+    "await_approval": CONTROL,
+    "not_approved": CONTROL,
+    "decide": CONTROL,
     "promote": CONTROL,
     "refused": CONTROL,
     "summarize": CONTROL,

@@ -6,7 +6,16 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard
 
-_TONES = {"PASS": "good", "FAIL": "bad", "INCONCLUSIVE": "unsure", "error": "bad", "warning": "unsure"}
+_TONES = {
+    "PASS": "good",
+    "FAIL": "bad",
+    "INCONCLUSIVE": "unsure",
+    "error": "bad",
+    "warning": "unsure",
+    "approved": "good",
+    "rejected": "bad",
+    "expired": "unsure",
+}
 
 
 def escape(value: object) -> str:

@@ -1,4 +1,4 @@
-"""The KFP component ``promote``."""
+"""The KFP components ``promote``, without asking anybody, and ``promote_approved``."""
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Metrics, Model, Output
@@ -9,6 +9,7 @@ from tunegate.contracts import images
 @dsl.component(base_image=images.IMAGES["promote"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
 def promote(
     settings: dict,  # type: ignore[type-arg]
+    signing: dict,  # type: ignore[type-arg]
     registry: str,
     verdict: Input[Artifact],
     adapter: Input[Model],
@@ -26,6 +27,7 @@ def promote(
 
     Args:
         settings: the section 'promote' of the recipe.
+        signing: the section 'signing' of the recipe.
         registry: a folder or URI.
         verdict: what gate wrote.
         adapter: what train wrote.
@@ -43,6 +45,7 @@ def promote(
 
     launch(
         settings,
+        signing,
         registry=registry,
         verdict=verdict,
         adapter=adapter,
@@ -54,3 +57,27 @@ def promote(
         page=page,
         metrics=metrics,
     )
+
+
+@dsl.component(base_image=images.IMAGES["promote"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def promote_approved(
+    signing: dict,  # type: ignore[type-arg]
+    registry: str,
+    request: str,
+    promotion: Output[Artifact],
+    page: Output[HTML],
+    metrics: Output[Metrics],
+) -> None:
+    """Moves the alias that a request names to the version that it names, when that was approved: once.
+
+    Args:
+        signing: the section 'signing' of the recipe: whose signature counts.
+        registry: a folder or URI, where the version lies already.
+        request: the request's digest, or its first letters.
+        promotion: what was promoted, where it lies and what it replaced.
+        page: the same for people.
+        metrics: size of the version.
+    """
+    from tunegate.promote.launcher import launch_approved
+
+    launch_approved(signing, registry=registry, request=request, promotion=promotion, page=page, metrics=metrics)
