@@ -8,10 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import DataError
+from tunegate.contracts.errors import DataError, ModelError
 from tunegate.contracts.files import read_json_object
+from tunegate.contracts.schemes import AUTO_SCHEME
+from tunegate.contracts.vllm import THIS_MACHINE
 from tunegate.preflight.lint import Context, Sample, Sections
+from tunegate.preflight.model_shape import model_shape
 from tunegate.preflight.rule import Need
+from tunegate.preflight.scheme_choice import choose_scheme, quantized_widths
+from tunegate.preflight.serving_targets import find_target
 from tunegate.prepare.formats import Example, convert, detect_format
 from tunegate.prepare.read import RawRow
 from tunegate_pipelines.demo.data import EVALUATION_FRACTION, right_rows, wrong_rows
@@ -44,7 +49,20 @@ def context_at_hand(sections: Sections, *, base_model: str, dataset: str) -> Con
         absent["rows"] = str(error)
     except DataError as error:
         absent["rows"] = error.failed
-    return Context(sections, config, rows, absent)
+    return Context(_with_scheme(sections, config), config, rows, absent)
+
+
+def _with_scheme(sections: Sections, config: Mapping[str, Any] | None) -> Sections:
+    """The settings with the scheme that ``auto`` will take, so that the rules on it are checked as well."""
+    quantize = sections["quantize"]
+    if quantize["scheme"] != AUTO_SCHEME or quantize["serving_target"] == THIS_MACHINE:
+        return sections
+    try:
+        widths = quantized_widths(model_shape(config), quantize["ignore"]) if config else {}
+    except ModelError:  # its shapes are not known here; quantize reads them out of the model
+        widths = {}
+    picked = choose_scheme(find_target(quantize["serving_target"]), widths)
+    return {**sections, "quantize": {**quantize, "scheme": picked.scheme}}
 
 
 def _config(base_model: str) -> Mapping[str, Any]:

@@ -64,7 +64,8 @@ def finetune(
         num_train_epochs: Passes over the train rows.
         max_length: Longest row, in tokens.
         merge_base: Which 16-bit base the adapter is added to: 'original', 'dequantized', or the better one: 'measure'.
-        scheme: How to quantize: 'W4A16', 'W4A16_ASYM', 'W8A8', 'FP8_DYNAMIC' or 'FP8'.
+        scheme: How to quantize: 'W4A16', 'W4A16_ASYM', 'W8A8', 'FP8_DYNAMIC', 'FP8', or 'auto': the best that the
+            serving target has, which the recipe names (quantize.serving_target).
         evaluation_rows: How many evaluation rows to judge on; 0 for all.
         seed: Seed of training.
         reuse_evaluations: A folder that keeps evaluated tasks by digest, each made once; empty for none.

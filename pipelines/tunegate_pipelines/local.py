@@ -24,6 +24,7 @@ from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
 from tunegate_pipelines.own_tasks import absolute_tasks, check_own_tasks
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
 from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
+from tunegate_pipelines.served_here import served_here
 from tunegate_pipelines.stopping import stop_passed_on
 from tunegate_pipelines.unfinished import CHECKPOINTS_FOLDER, EVALUATIONS_FOLDER, INPUTS_FOLDER, LOG_NAME, under_way
 
@@ -53,6 +54,7 @@ def check_recipe(recipe: Recipe) -> Linted:
             expected="text: a path, or a name",
             remedy="put it in quotes",
         )
+    recipe, _ = served_here(recipe)
     sections = resolve(form_settings(recipe), recipe.sections)
     check_destination(sections, recipe.form["registry"])
     check_own_tasks(sections)
@@ -85,6 +87,9 @@ def run_local(recipe: Recipe, output: Path, console: Console) -> None:
     """
     linted = check_recipe(recipe)
     refuse(linted)
+    here, told = served_here(recipe)
+    if told:
+        console.print(Text(told), soft_wrap=True)
     for finding in linted.findings:
         console.print(
             Text(f"{finding.severity} {finding.rule}: {finding.seen}; {finding.remedy}", "yellow"), soft_wrap=True
@@ -95,7 +100,7 @@ def run_local(recipe: Recipe, output: Path, console: Console) -> None:
     with under_way(output, recipe), finally_reported(lambda: _report(output), console):
         try:
             with registry_made(recipe.form["registry"]):
-                _run(recipe, output, console)
+                _run(here, output, console)
         except InputError:
             if new and not any((output / KFP_FOLDER).rglob(MANIFEST_NAME)):
                 shutil.rmtree(output)

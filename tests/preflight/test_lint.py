@@ -53,7 +53,7 @@ def context(changes: dict[str, Any] | None = None) -> Context:
     made = {
         "prepare": settings_document(PrepareSettings()),
         "train": settings_document(TrainSettings()),
-        "quantize": settings_document(QuantizeSettings()),
+        "quantize": settings_document(QuantizeSettings(serving_target="vllm-cuda-sm90")),
         "evaluate": settings_document(EvaluateSettings()),
         "gate": {"policy": policy("tool_call", "exact")},
     }
@@ -69,6 +69,9 @@ def context(changes: dict[str, Any] | None = None) -> Context:
     return Context(made, at_hand["config"], at_hand["rows"])
 
 
+MANY = {"quantize.num_calibration_samples": 128}
+INT8 = {"quantize.scheme": "W8A8"}
+FLOAT8 = {"quantize.scheme": "FP8_DYNAMIC"}
 ADALORA = {"train.method": "adalora"}
 FULL = {"train.method": "full", "train.learning_rate": 1e-5}
 
@@ -83,6 +86,8 @@ FIRES: list[tuple[str, str, dict[str, Any]]] = [
     ("alpha-equals-r", "warning", {"train.lora_alpha": 16}),
     ("alpha-ratio", "warning", {"train.lora_alpha": 256}),
     ("alpha-ratio", "warning", {"train.r": 64, "train.lora_alpha": 2}),
+    ("rslora-scale", "warning", {"train.use_rslora": True, "train.r": 64, "train.lora_alpha": 128}),
+    ("rslora-scale", "warning", {"train.use_rslora": True, "train.r": 64, "train.lora_alpha": 3}),
     ("attention-only", "warning", {"train.target_modules": ["q_proj", "v_proj"]}),
     ("attention-only", "warning", {"train.target_modules": ["self_attn.q_proj"]}),
     ("tied-embeddings", "error", {"train.target_modules": ["down_proj", "lm_head"]}),
@@ -105,7 +110,16 @@ FIRES: list[tuple[str, str, dict[str, Any]]] = [
     ("max-length", "error", {"train.max_length": 8193}),
     ("group-size", "error", {"quantize.group_size": 128}),
     ("group-size", "error", {"config": {**CONFIG, "intermediate_size": 1520}}),
+    ("scheme-kernel", "error", {"quantize.serving_target": "vllm-cpu-avx2"}),
+    ("scheme-kernel", "error", {**INT8, "quantize.serving_target": "vllm-cuda-sm100"}),
+    ("scheme-kernel", "error", {**INT8, "quantize.serving_target": "vllm-cpu-avx512"}),
+    ("scheme-kernel", "error", {**FLOAT8, "quantize.scheme": "FP8", "quantize.serving_target": "vllm-cpu-amx"}),
+    ("scheme-kernel", "warning", {**FLOAT8, "quantize.serving_target": "vllm-cuda-sm80"}),
+    ("scheme-kernel", "warning", {**FLOAT8, "quantize.scheme": "FP8"}),
+    ("scheme-target", "error", {"quantize.scheme": "auto", "quantize.serving_target": "auto"}),
     ("calibration-rows", "error", {"prepare.num_calibration_samples": 1}),
+    ("calibration-data", "error", {**MANY, "rows": Sample(127, CHAT)}),
+    ("calibration-data", "warning", {**MANY, "rows": Sample(150, CHAT)}),
     ("policy-task", "error", {"gate.policy": policy("gsm8k", "exact_match")}),
     ("policy-task", "error", {"evaluate.tasks": ["completion_perplexity"]}),
     ("policy-task", "error", {"gate.policy": policy("tool_call", "exakt")}),
@@ -121,6 +135,9 @@ SILENT: list[tuple[str, dict[str, Any]]] = [
     ("alpha-ratio", {"train.r": 256, "train.lora_alpha": 16}),  # constant
     ("alpha-ratio", {"train.r": 256, "train.lora_alpha": 512}),  # twice r
     ("alpha-ratio", {"train.lora_alpha": 512, "train.use_rslora": True}),
+    ("rslora-scale", {"train.use_rslora": True, "train.r": 64, "train.lora_alpha": 16}),
+    ("rslora-scale", {"train.use_rslora": True}),
+    ("rslora-scale", {"train.r": 64, "train.lora_alpha": 128}),
     ("attention-only", {"train.target_modules": ["q_proj", "down_proj"]}),
     ("attention-only", {**FULL, "train.target_modules": ["q_proj"]}),
     ("tied-embeddings", {"train.target_modules": ["down_proj", "lm_head"], "config": UNTIED}),
@@ -154,7 +171,15 @@ SILENT: list[tuple[str, dict[str, Any]]] = [
     ("group-size", {"quantize.group_size": 64}),
     ("group-size", {"quantize.group_size": 128, "quantize.scheme": "W8A8"}),
     ("group-size", {"quantize.group_size": 100, "quantize.ignore": ["lm_head", "re:.*proj"]}),
+    ("scheme-kernel", {"quantize.serving_target": "vllm-cpu-avx512"}),
+    ("scheme-kernel", {**INT8, "quantize.serving_target": "vllm-cpu-avx512-vnni"}),
+    ("scheme-kernel", {**FLOAT8, "quantize.serving_target": "vllm-cuda-sm89"}),
+    ("scheme-kernel", {"quantize.serving_target": "auto"}),
+    ("scheme-target", {"quantize.scheme": "auto"}),
+    ("scheme-target", {"quantize.serving_target": "auto"}),
     ("calibration-rows", {"prepare.num_calibration_samples": 1, "quantize.scheme": "FP8_DYNAMIC"}),
+    ("calibration-data", {**MANY, "rows": Sample(200, CHAT)}),
+    ("calibration-data", {**FLOAT8, "rows": Sample(10, CHAT), "train.warmup_steps": 0}),
     ("policy-task", {"evaluate.tasks": ["gsm8k"], "gate.policy": policy("gsm8k", "exact_match")}),  # not guessed
 ]
 
@@ -211,7 +236,7 @@ def test_a_rule_that_means_nothing_for_the_method_is_not_called_unchecked() -> N
 
 
 def test_an_architecture_of_unknown_shape_is_said_not_to_be_checked() -> None:
-    linted = lint(context({"config": {**CONFIG, "model_type": "novel"}, "quantize.group_size": 7}))
+    linted = lint(context({"config": {**CONFIG, "model_type": "novel"}, "quantize.group_size": 64}))
     assert linted.findings == ()
     assert [(u.rule, "novel" in u.reason) for u in linted.unchecked] == [("group-size", True)]
 
@@ -235,8 +260,8 @@ def test_errors_stop_the_run_with_exit_code_two_and_warnings_do_not() -> None:
 
 
 def test_the_readme_lists_every_rule_as_the_table_has_it() -> None:
-    text, _ = (Path(lint_module.__file__).parent / "README.md").read_text("utf-8").split("## Will vLLM load")
-    needs = {"base_config": "base", "rows": "rows"}
+    text, _ = (Path(lint_module.__file__).parent / "README.md").read_text("utf-8").split("## Which scheme")
+    needs = {"base_config": "base", "rows": "rows", "serving_target": "target"}
     expected = [
         f"| `{rule.id}` | {rule.about} | {', '.join(needs[n] for n in rule.needs) or '–'} | {rule.reference} |"
         for rule in RULES

@@ -16,6 +16,9 @@ LLMCOMPRESSOR = "llmcompressor"
 #: (Lin et al., 2024) rescales what matters most before it rounds, RTN rounds to the nearest value.
 GPTQ, AWQ, RTN = "gptq", "awq", "rtn"
 
+#: Stands for the best scheme that the serving target has (preflight/scheme_choice.py).
+AUTO_SCHEME = "auto"
+
 BACKENDS = (LLMCOMPRESSOR,)
 ALGORITHMS = (GPTQ, AWQ, RTN)
 

@@ -1,4 +1,4 @@
-"""Which ranks of adapters the pinned vLLM serves."""
+"""What the pinned vLLM serves: ranks of adapters, and the hardware that it tells apart."""
 
 from __future__ import annotations
 
@@ -13,6 +13,19 @@ SERVED_RANK = SERVED_RANKS[-1]
 
 #: What vLLM takes where nobody says more.
 DEFAULT_SERVED_RANK = 16
+
+#: Where it serves, as far as another kernel computes there: NVIDIA's compute capabilities, and what an x86 CPU knows.
+#: ``preflight/serving_targets.py`` says what each of them has.
+SERVING_TARGETS = (
+    "vllm-cuda-sm75", "vllm-cuda-sm80", "vllm-cuda-sm86", "vllm-cuda-sm89", "vllm-cuda-sm90", "vllm-cuda-sm100",
+    "vllm-cuda-sm120", "vllm-cpu-avx2", "vllm-cpu-avx2-vnni", "vllm-cpu-avx512", "vllm-cpu-avx512-vnni", "vllm-cpu-amx",
+)  # fmt: skip
+
+#: Stands for this machine in a local run. Elsewhere nobody knows yet where a model will be served.
+THIS_MACHINE = "auto"
+
+#: Weights that share a scale: the sizes that every kernel for groups has, best compression first.
+GROUP_SIZES = (128, 64, 32)
 
 
 def smallest_served(rank: int) -> int | None:

@@ -16,7 +16,11 @@ from tunegate.preflight.rules.table import RULES
 __all__ = ["Context", "Finding", "Linted", "Sample", "Sections", "Unchecked", "lint", "refuse"]
 
 #: Why a rule was not checked, where nobody said more.
-_ABSENT: Mapping[Need, str] = {"base_config": "the base's config.json is not at hand", "rows": "no rows are at hand"}
+_ABSENT: Mapping[Need, str] = {
+    "base_config": "the base's config.json is not at hand",
+    "rows": "no rows are at hand",
+    "serving_target": "quantize.serving_target does not name where the model will be served",
+}
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tunegate.contracts.vllm import THIS_MACHINE
 from tunegate.preflight.model_shape import ModelShape, model_shape
+from tunegate.preflight.serving_targets import Target, find_target
 
 Sections = Mapping[str, Mapping[str, Any]]
 Severity = Literal["error", "warning"]
-Need = Literal["base_config", "rows"]
+Need = Literal["base_config", "rows", "serving_target"]
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,18 @@ class Context:
             ModelError: for an architecture whose shapes are not known.
         """
         return model_shape(self.config)
+
+    @property
+    def serving_target(self) -> Target | None:
+        """Where the model will be served; None where that is not known."""
+        name = self.of("quantize").get("serving_target", THIS_MACHINE)
+        return None if name == THIS_MACHINE else find_target(name)
+
+    @property
+    def target(self) -> Target:
+        """Where the model will be served, for a rule that needs it."""
+        assert self.serving_target is not None
+        return self.serving_target
 
     @property
     def sample(self) -> Sample:

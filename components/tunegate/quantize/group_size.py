@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tunegate.contracts.errors import SettingsError
-
-#: What the kernels of vLLM know, best compression first.
-GROUP_SIZES = (128, 64, 32)
+from tunegate.contracts.vllm import GROUP_SIZES
 
 
 def pick_group_size(widths: Mapping[str, int], *, asked: int = 0) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunegate.pages.charts import histogram
 from tunegate.pages.page import Section, page
-from tunegate.pages.parts import facts, table
+from tunegate.pages.parts import facts, paragraph, table
 
 #: How many layers the table shows.
 LAYERS_SHOWN = 15
@@ -27,6 +27,8 @@ def quantization_page(result: Mapping[str, Any]) -> str:
         ),
         Section(f"The {len(rows)} layers that moved most", table(("layer", "inputs", "relative error"), rows)),
     ]
+    if serving := result["serving"]:
+        sections.insert(1, Section("Where it is served", paragraph(f"{serving['reason']} ({serving['source']}).")))
     return page("Quantization", sections, subtitle=f"{result['scheme']} of model {result['model_digest'][:12]}")
 
 
@@ -39,6 +41,8 @@ def _facts(result: Mapping[str, Any]) -> dict[str, object]:
         "layers quantized": len(result["layers"]),
         "left as they were": ", ".join(result["ignore"]) or "none",
     }
+    if serving := result["serving"]:
+        shown |= {"served on": serving["target"], "there": serving["served"], "picked by": serving["picked_by"]}
     if result["group_size"]:
         shown["group size"] = result["group_size"]
     if result["calibration"]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.schemes import (
     ALGORITHMS,
+    AUTO_SCHEME,
     AWQ,
     BACKENDS,
     GPTQ,
@@ -16,6 +17,7 @@ from tunegate.contracts.schemes import (
     is_calibrated,
 )
 from tunegate.contracts.settings import setting
+from tunegate.contracts.vllm import SERVING_TARGETS, THIS_MACHINE
 
 #: Setting → the algorithm that alone reads it.
 _READ_BY = {"dampening_frac": GPTQ, "n_grid": AWQ}
@@ -28,8 +30,15 @@ class QuantizeSettings:
     scheme: str = setting(
         "W4A16",
         help="W4A16: 4-bit weights in groups; W4A16_ASYM: the same with zero points; W8A8: 8-bit integers, weights "
-        "and activations; FP8_DYNAMIC: 8-bit floats; FP8: 8-bit floats, the activations' scale fixed by calibration",
-        choices=tuple(SCHEMES),
+        "and activations; FP8_DYNAMIC: 8-bit floats; FP8: 8-bit floats, the activations' scale fixed by calibration; "
+        "auto: the best that serving_target serves",
+        choices=(AUTO_SCHEME, *SCHEMES),
+    )
+    serving_target: str = setting(
+        THIS_MACHINE,
+        help="the hardware that will serve the model, on which a scheme needs a kernel; auto: this machine in a local "
+        "run, and not known elsewhere",
+        choices=(THIS_MACHINE, *SERVING_TARGETS),
     )
     backend: str = setting(LLMCOMPRESSOR, help="what quantizes, and in which format", choices=BACKENDS)
     algorithm: str = setting(
@@ -58,6 +67,9 @@ class QuantizeSettings:
     seed: int = setting(0, help="seed of every random generator", minimum=0)
 
     def __post_init__(self) -> None:
+        if self.scheme == AUTO_SCHEME:
+            self._refuse_what_no_scheme_reads()
+            return
         made_by = self.made_by
         if self.group_size and not SCHEMES[self.scheme].grouped:
             grouped = [name for name, scheme in SCHEMES.items() if scheme.grouped]
@@ -76,6 +88,17 @@ class QuantizeSettings:
                     seen=f"{field.name} {value}, algorithm {made_by}",
                     expected=f"algorithm {reader}, which alone reads it",
                     remedy=f"leave {field.name} out, or set quantize.algorithm to {reader}",
+                )
+
+    def _refuse_what_no_scheme_reads(self) -> None:
+        for name in ("backend", "algorithm", "group_size", *_READ_BY):
+            default = next(field.default for field in fields(self) if field.name == name)
+            if getattr(self, name) != default:
+                raise SettingsError(
+                    f"quantize.{name} has no meaning while the scheme is {AUTO_SCHEME}.",
+                    seen=f"{name} {getattr(self, name)}",
+                    expected=f"{default!r}: what fits the scheme that is taken",
+                    remedy=f"leave {name} out, or name the scheme that it is for",
                 )
 
     @property

@@ -10,15 +10,17 @@ from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.files import pretty_json, read_json_object, sha256_json
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, input_digest, verify
 from tunegate.contracts.progress import say
-from tunegate.contracts.schemes import GPTQ
+from tunegate.contracts.schemes import AUTO_SCHEME, GPTQ
 from tunegate.contracts.settings import settings_document
 from tunegate.models.companions import COMPANIONS, companion_digests, refuse_other_companions
+from tunegate.preflight.scheme_choice import SchemeFit
 from tunegate.quantize.backends import BACKENDS, Backend
 from tunegate.quantize.calibration import Calibration, calibration_rows, check_enough_tokens, render_calibration
 from tunegate.quantize.group_size import pick_group_size
 from tunegate.quantize.layers import check_ignore, check_unquantized, linear_widths
 from tunegate.quantize.page import quantization_page
 from tunegate.quantize.result import carry_over, check_result, relative_errors
+from tunegate.quantize.serving import decide
 from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import STEP, Work
 
@@ -54,14 +56,15 @@ def run(settings: QuantizeSettings, *, model: Path, dataset: Path, output: Path)
     document = settings_document(settings)
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
     widths = linear_widths(model, ignore=settings.ignore)
-    group_size = pick_group_size(widths, asked=settings.group_size) if settings.grouped else 0
-    calibration = _calibration(settings, model, dataset, widest=max(widths.values()))
-    backend = BACKENDS[settings.backend]
+    made, fit = decide(settings, widths)
+    group_size = pick_group_size(widths, asked=made.group_size) if made.grouped else 0
+    calibration = _calibration(made, model, dataset, widest=max(widths.values()))
+    backend = BACKENDS[made.backend]
 
     def build(folder: Path) -> None:
-        work = Work(settings, model, folder, tuple(widths), group_size, calibration)
+        work = Work(made, model, folder, tuple(widths), group_size, calibration)
         _quantize(work, backend)
-        result = _result(work, backend, parents, widths)
+        result = _result(work, backend, parents, widths, _served(settings, fit))
         (folder / "quantize.json").write_bytes(pretty_json(result))
         (folder / "summary.json").write_bytes(pretty_json(_summary(result)))
         (folder / "page.html").write_text(quantization_page(result), "utf-8")
@@ -106,7 +109,23 @@ def _plan(work: Work) -> str:
     return f"{settings.scheme} ({made_by}){groups}: {len(work.layers)} layers{rows}"
 
 
-def _result(work: Work, backend: Backend, parents: Mapping[str, str], widths: Mapping[str, int]) -> dict[str, Any]:
+def _served(settings: QuantizeSettings, fit: SchemeFit | None) -> dict[str, Any]:
+    """What the serving target makes of the scheme, and who picked it; empty where no target is named."""
+    if fit is None:
+        return {}
+    picked_by = "the serving target" if settings.scheme == AUTO_SCHEME else "the settings"
+    return {
+        "target": fit.target,
+        "served": fit.served,
+        "picked_by": picked_by,
+        "reason": fit.reason,
+        "source": fit.source,
+    }
+
+
+def _result(
+    work: Work, backend: Backend, parents: Mapping[str, str], widths: Mapping[str, int], serving: Mapping[str, Any]
+) -> dict[str, Any]:
     errors = relative_errors(work.source, work.folder, layers=work.layers, form=backend.format, rescaled=work.rescales)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -115,6 +134,7 @@ def _result(work: Work, backend: Backend, parents: Mapping[str, str], widths: Ma
         "scheme": work.settings.scheme,
         "backend": work.settings.backend,
         "algorithm": work.settings.made_by,
+        "serving": dict(serving),
         "group_size": work.group_size,
         "ignore": list(work.settings.ignore),
         COMPANIONS: companion_digests(work.folder),

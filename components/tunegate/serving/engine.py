@@ -36,6 +36,7 @@ TOLD: Mapping[str, str] = {
     "PYTHONUNBUFFERED": "1",
     "PYTHONNOUSERSITE": "1",
     "PYTHONSAFEPATH": "1",
+    "VLLM_CPU_INT4_W4A8": "0",  # with AMX, 4-bit weights would be multiplied by 8-bit activations that nobody judged
 }
 
 #: Options that a field of ``Engine`` states, or that would let in code or weights that nobody judged.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,6 +30,12 @@ def scaled_by_ratio(sections: Sections) -> bool:
     """For rules on the scale lora_alpha / r; AdaLoRA's and rsLoRA's are others."""
     train = sections["train"]
     return train["method"] in ("lora", "qlora") and not train["use_rslora"]
+
+
+def scaled_by_root(sections: Sections) -> bool:
+    """For rules on rsLoRA's scale, lora_alpha / √r."""
+    train = sections["train"]
+    return train["method"] in ("lora", "qlora") and bool(train["use_rslora"])
 
 
 def names_modules(sections: Sections) -> bool:
@@ -61,6 +68,19 @@ def alpha_ratio(context: Context) -> Iterator[Remark]:
             f"train.lora_alpha {alpha} is {alpha / r:g} times r; recommended are {USUAL_RATIO:g} times r, or "
             f"{USUAL_ALPHA} for every r",
             f"set lora_alpha to {USUAL_RATIO * r:g} or to {USUAL_ALPHA}; a stronger update comes from learning_rate",
+        )
+
+
+def rslora_scale(context: Context) -> Iterator[Remark]:
+    """An alpha that was chosen for alpha / r: divided by √r it is many times too strong, the more so at a high rank."""
+    alpha, r = context.of("train")["lora_alpha"], context.of("train")["r"]
+    scale = alpha / math.sqrt(r)
+    if _far(scale, USUAL_RATIO):
+        yield Remark(
+            "warning",
+            f"train.lora_alpha {alpha} with use_rslora: the update is scaled by lora_alpha / √r = {scale:.3g}, and by "
+            f"{alpha / r:.3g} without; the usual scale is {USUAL_RATIO:g}",
+            f"set lora_alpha to {round(USUAL_RATIO * math.sqrt(r))}, twice √r",
         )
 
 

@@ -5,24 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tunegate.contracts.schemes import SCHEMES, algorithm_of, is_calibrated
+from tunegate.contracts.schemes import AUTO_SCHEME, SCHEMES, algorithm_of, is_calibrated
+from tunegate.contracts.vllm import GROUP_SIZES
 from tunegate.preflight.rule import Context, Remark, Sections
+from tunegate.preflight.scheme_choice import fit_scheme, instead, quantized_widths
+from tunegate.preflight.serving_targets import TARGETS
+from tunegate.preflight.steps import training_rows
 
 #: Our own tasks → what they measure of a row; what a task of the harness measures is known only when it has run.
 OWN_METRICS: Mapping[str, Sequence[str]] = {"tool_call": ("exact", "valid"), "completion_perplexity": ("nll",)}
 
-#: What ``quantize`` picks from where no group size is set.
-GROUP_SIZES = (128, 64, 32)
-
 
 def calibrates(sections: Sections) -> bool:
     """For rules on calibration."""
-    return "quantize" in sections and is_calibrated(sections["quantize"]["scheme"], _algorithm(sections["quantize"]))
+    return names_scheme(sections) and is_calibrated(sections["quantize"]["scheme"], _algorithm(sections["quantize"]))
 
 
 def has_groups(sections: Sections) -> bool:
     """For rules on groups of weights."""
-    return "quantize" in sections and SCHEMES[sections["quantize"]["scheme"]].grouped
+    return names_scheme(sections) and SCHEMES[sections["quantize"]["scheme"]].grouped
+
+
+def names_scheme(sections: Sections) -> bool:
+    """For rules on the scheme that was named."""
+    return "quantize" in sections and sections["quantize"]["scheme"] != AUTO_SCHEME
+
+
+def picks_scheme(sections: Sections) -> bool:
+    """For rules on a scheme that is picked."""
+    return "quantize" in sections and sections["quantize"]["scheme"] == AUTO_SCHEME
 
 
 def _algorithm(quantize: Mapping[str, Any]) -> str:
@@ -37,6 +48,41 @@ def calibration_rows(context: Context) -> Iterator[Remark]:
             "error",
             f"quantize.num_calibration_samples {wanted}, but prepare takes {taken}",
             f"raise prepare.num_calibration_samples to {wanted}, or lower the other",
+        )
+
+
+def calibration_data(context: Context) -> Iterator[Remark]:
+    """More rows asked for than the data set can have on its train side: quantize would refuse, after training."""
+    wanted, all_rows = context.of("quantize")["num_calibration_samples"], context.sample.rows
+    expected = training_rows(context)
+    if wanted > expected:
+        yield Remark(
+            "error" if wanted > all_rows else "warning",
+            f"quantize.num_calibration_samples {wanted}, and the data set has {all_rows} rows, about {expected} of "
+            "them to train on",
+            f"lower it to {expected * 9 // 10} or less, or give more rows",
+        )
+
+
+def scheme_kernel(context: Context) -> Iterator[Remark]:
+    """A scheme that the serving target cannot run, or runs otherwise than it is evaluated."""
+    quantize, target = context.of("quantize"), context.target
+    found = fit_scheme(quantize["scheme"], target, {}, asked=quantize["group_size"])
+    if found.served != "as evaluated":
+        yield Remark(
+            "error" if found.served == "no" else "warning",
+            f"quantize.scheme {found.scheme} on {target.name}: {found.reason} ({found.source})",
+            instead(target, {}),
+        )
+
+
+def scheme_target(context: Context) -> Iterator[Remark]:
+    """Nothing to pick for: quantize would refuse, when everything before it is done."""
+    if context.serving_target is None:
+        yield Remark(
+            "error",
+            f"quantize.scheme {AUTO_SCHEME}, and quantize.serving_target does not name where the model will be served",
+            f"set quantize.serving_target to one of {', '.join(TARGETS)}",
         )
 
 
@@ -56,12 +102,8 @@ def policy_task(context: Context) -> Iterator[Remark]:
 
 def group_size(context: Context) -> Iterator[Remark]:
     """Groups that do not fit a layer: quantize would refuse, when everything before it is done."""
-    asked, ignored = context.of("quantize")["group_size"], context.of("quantize")["ignore"]
-    widths = {
-        linear.name: linear.inputs
-        for linear in context.shape.linears
-        if not any(linear.name in pattern or pattern.startswith("re:") for pattern in ignored)
-    }
+    asked = context.of("quantize")["group_size"]
+    widths = quantized_widths(context.shape, context.of("quantize")["ignore"])
     fitting = [size for size in GROUP_SIZES if not any(width % size for width in widths.values())]
     tried = (asked,) if asked else GROUP_SIZES
     if any(not any(width % size for width in widths.values()) for size in tried):

@@ -29,6 +29,13 @@ RULES: Sequence[Rule] = (
         applies=adapter.scaled_by_ratio,
     ),
     Rule(
+        "rslora-scale",
+        "lora_alpha / √r far from 2 with use_rslora",
+        adapter.rslora_scale,
+        "arXiv:2312.03732",
+        applies=adapter.scaled_by_root,
+    ),
+    Rule(
         "attention-only",
         "target modules without any of the MLP's",
         adapter.attention_only,
@@ -130,6 +137,21 @@ RULES: Sequence[Rule] = (
         needs=("base_config",),
     ),
     Rule(
+        "scheme-kernel",
+        "a scheme without a kernel on the serving target, or with another arithmetic there",
+        judging.scheme_kernel,
+        "vLLM 0.32; preflight/serving_targets.py",
+        needs=("serving_target",),
+        applies=judging.names_scheme,
+    ),
+    Rule(
+        "scheme-target",
+        "scheme auto without a serving target",
+        judging.scheme_target,
+        "quantize/README.md",
+        applies=judging.picks_scheme,
+    ),
+    Rule(
         "group-size",
         "groups of weights that do not divide a layer's inputs",
         judging.group_size,
@@ -142,6 +164,14 @@ RULES: Sequence[Rule] = (
         "more calibration rows asked for than are set aside",
         judging.calibration_rows,
         "quantize/README.md",
+        applies=judging.calibrates,
+    ),
+    Rule(
+        "calibration-data",
+        "more calibration rows asked for than the data set has to train on",
+        judging.calibration_data,
+        "quantize/README.md",
+        needs=("rows",),
         applies=judging.calibrates,
     ),
     Rule(
