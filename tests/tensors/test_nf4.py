@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tunegate.contracts.errors import AdapterError
 from tunegate.tensors.nf4 import round_trip
 
 torch = pytest.importorskip("torch")
+
+
+def by_rows(weight: Any, step: int, **how: Any) -> Any:
+    """The round trip, ``step`` rows at a time."""
+    plain = {"quant_type": "nf4", "block_size": 64, "double_quant": True, "weight_dtype": "float32"}
+    held = round_trip(weight, shape=tuple(weight.shape), **{**plain, **how})
+    return torch.cat([held[slice(at, min(at + step, len(weight)))] for at in range(0, len(weight), step)])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    outputs=st.integers(1, 40),
+    inputs=st.integers(1, 150),
+    step=st.integers(1, 40),
+    block_size=st.sampled_from([32, 64, 128]),
+    double_quant=st.booleans(),
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+)
+def test_whichever_rows_are_asked_for_they_are_those_of_the_whole_weight_in_bitsandbytes(
+    outputs: int, inputs: int, step: int, block_size: int, double_quant: bool, dtype: str
+) -> None:
+    from bitsandbytes import functional
+
+    weight = torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(outputs * inputs))
+    packed, state = functional.quantize_4bit(
+        weight.to(getattr(torch, dtype)), blocksize=block_size, compress_statistics=double_quant, quant_type="nf4"
+    )
+    ours = by_rows(weight, step, block_size=block_size, double_quant=double_quant, weight_dtype=dtype)
+    assert torch.equal(ours, functional.dequantize_4bit(packed, state))
 
 
 @pytest.mark.parametrize("double_quant", [True, False])
@@ -33,13 +65,7 @@ def test_the_round_trip_is_bitsandbytes_own_dequantization_of_the_loaded_model(
     for name, module in model.named_modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):
             held = bitsandbytes.functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
-            ours = round_trip(
-                originals[f"{name}.weight"],
-                quant_type="nf4",
-                block_size=64,
-                double_quant=double_quant,
-                weight_dtype=dtype,
-            )
+            ours = by_rows(originals[f"{name}.weight"], 10, double_quant=double_quant, weight_dtype=dtype)
             assert ours.dtype == held.dtype and torch.equal(ours, held.reshape(ours.shape))
             checked += 1
     assert checked == 14
@@ -53,7 +79,7 @@ def test_the_round_trip_lies_on_the_nf4_grid_of_the_paper() -> None:
          0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0]
     )  # fmt: skip
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
-    ours = round_trip(weight, quant_type="nf4", block_size=64, double_quant=False, weight_dtype="float32")
+    ours = by_rows(weight, 8, double_quant=False)
     scale = weight.abs().amax(dim=1, keepdim=True)
     nearest = grid[(weight[..., None] / scale[..., None] - grid).abs().argmin(-1)] * scale
     assert torch.allclose(ours, nearest, atol=1e-6)
@@ -61,4 +87,4 @@ def test_the_round_trip_lies_on_the_nf4_grid_of_the_paper() -> None:
 
 def test_an_unknown_kind_of_four_bit_is_refused() -> None:
     with pytest.raises(AdapterError, match="4-bit"):
-        round_trip(torch.zeros(4, 64), quant_type="fp4", block_size=64, double_quant=True, weight_dtype="float32")
+        by_rows(torch.zeros(4, 64), 4, quant_type="fp4")

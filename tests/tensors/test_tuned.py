@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunegate.contracts.errors import RunError
+from tunegate.contracts.files import sha256_file
 from tunegate.tensors import tuned
 from tunegate.tensors.shards import model_specs
 
@@ -54,7 +55,9 @@ def test_every_tensor_gets_its_own_dtype_back_and_what_is_not_named_keeps_its_by
     monkeypatch.setattr(tuned, "BLOCK_BYTES", block_bytes)
     base, trained, output = folders
     sources = {name: (trained / "other.safetensors", other) for name, other in NAMES.items()}
-    changes = {c.weight: c for c in tuned.write_tuned(base, sources, output, dtype="auto", step="test")}
+    found, files = tuned.write_tuned(base, sources, output, dtype="auto", step="test")
+    changes = {change.weight: change for change in found}
+    assert [entry.sha256 for entry in files] == [sha256_file(output / entry.path) for entry in files]
     assert model_specs(output) == model_specs(base)
     before, after = (load_file(folder / "model.safetensors") for folder in (base, output))
     assert torch.equal(after["wide"], (before["wide"].float() + 0.5).to(torch.bfloat16))

@@ -144,9 +144,21 @@ def code_commit() -> str:
     return answer.stdout.strip()
 
 
-def hashed_files(folder: Path) -> tuple[FileEntry, ...]:
-    """The entries of every file below ``folder`` but its manifest."""
-    return _entries(folder, [name for name in files_below(folder) if name != MANIFEST_NAME])
+def hashed_files(folder: Path, *, hashed: Iterable[FileEntry] = ()) -> tuple[FileEntry, ...]:
+    """The entries of every file below ``folder`` but its manifest.
+
+    Args:
+        hashed: entries made of the bytes while they were written; only the sizes of these files are compared.
+
+    Raises:
+        ValueError: when such a file is absent or of another size: it is not what was hashed.
+    """
+    known = {entry.path: entry for entry in hashed}
+    names = [name for name in files_below(folder) if name != MANIFEST_NAME]
+    changed = [path for path in known if path not in names or (folder / path).stat().st_size != known[path].size_bytes]
+    if changed:
+        raise ValueError(f"{', '.join(sorted(changed))}: not the file that was hashed while it was written")
+    return tuple(sorted((*known.values(), *_entries(folder, [name for name in names if name not in known]))))
 
 
 def _entries(folder: Path, names: Iterable[str]) -> tuple[FileEntry, ...]:
@@ -154,12 +166,18 @@ def _entries(folder: Path, names: Iterable[str]) -> tuple[FileEntry, ...]:
 
 
 def write_manifest(
-    folder: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any], volatile: Iterable[str] = ()
+    folder: Path,
+    *,
+    kind: str,
+    parents: Mapping[str, str],
+    settings: Mapping[str, Any],
+    volatile: Iterable[str] = (),
+    hashed: Iterable[FileEntry] = (),
 ) -> Manifest:
-    """Hashes what lies in ``folder`` and writes its manifest, last and atomically."""
+    """Hashes what lies in ``folder`` and was not ``hashed`` before; writes its manifest, last and atomically."""
     manifest = Manifest(
         kind=kind,
-        files=hashed_files(folder),
+        files=hashed_files(folder, hashed=hashed),
         parents=dict(parents),
         settings_digest=sha256_json(dict(settings)),
         settings=dict(settings),

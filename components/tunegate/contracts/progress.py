@@ -61,3 +61,27 @@ def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02}m" if hours else f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
+
+
+class ByteProgress:
+    """Counts bytes, and shows them as whole megabytes with their rate.
+
+    Args:
+        task: the step's name.
+        total_bytes: how many there are.
+    """
+
+    def __init__(self, task: str, total_bytes: int) -> None:
+        self._shown = Progress(task, _megabytes(total_bytes), "MB")
+        self._bytes, self._start = 0, time.monotonic()
+
+    def advance(self, count_bytes: int) -> None:
+        """Adds ``count_bytes``."""
+        self._bytes += count_bytes
+        if new := _megabytes(self._bytes) - self._shown.done:
+            rate = self._bytes / 1e6 / max(time.monotonic() - self._start, 1e-3)
+            self._shown.advance(new, at=f"{rate:.0f} MB/s")
+
+
+def _megabytes(count_bytes: int) -> int:
+    return -(-count_bytes // 10**6)

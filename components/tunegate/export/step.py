@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,15 @@ from tunegate.export.loss import Loss, measure_loss
 from tunegate.export.page import export_page
 from tunegate.export.ranks import target_rank
 from tunegate.export.settings import ExportSettings
+from tunegate.models.architecture import read_architecture
 from tunegate.models.companions import copy_files
 from tunegate.models.files import check_model_folder, tokenizer_files
 from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
 from tunegate.models.vocabulary import refuse_other_vocabulary
+from tunegate.tensors.adapter import Changes, read_changes
+from tunegate.tensors.adapter_config import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_adapter_config
 from tunegate.tensors.export import ExportedModule, named_targets, plain_lora_config, write_plain_lora
-from tunegate.tensors.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraPair, read_adapter_config, read_pairs
+from tunegate.tensors.lora import LoraPair
 from tunegate.tensors.shards import TensorSpec, model_specs, read_specs
 
 KIND = "exported"
@@ -57,8 +61,9 @@ def run(
     _refuse_other_training(adapter, parents["base"])
     _refuse_more_than_factors(adapter)
     base = model_specs(base_model)
-    pairs = read_pairs(adapter, base)
-    _refuse_leftovers(adapter, pairs.values())
+    changes = read_changes(adapter, base, partial(read_architecture, base_model))
+    _refuse_leftovers(adapter, changes)
+    pairs = changes.pairs
     refuse_other_vocabulary(base_model, adapter)
     rank = target_rank(settings, pairs.values())
 
@@ -106,11 +111,12 @@ def _refuse_more_than_factors(adapter: Path) -> None:
         raise _merge_instead(adapter, ", ".join(wrong), wrong)
 
 
-def _refuse_leftovers(adapter: Path, pairs: Collection[LoraPair]) -> None:
-    used = {name for pair in pairs for name in (pair.a, pair.b, pair.e)}
+def _refuse_leftovers(adapter: Path, changes: Changes) -> None:
+    linear = [pair for pair in changes.pairs.values() if not pair.embedding and pair.weight not in changes.untied]
+    used = {name for pair in linear for name in (pair.a, pair.b, pair.e)}
     left = sorted(read_specs(adapter / ADAPTER_WEIGHTS).keys() - used)
     if left:
-        raise _merge_instead(adapter, f"{len(left)} tensor(s) beside the factors", left)
+        raise _merge_instead(adapter, f"{len(left)} tensor(s) beside the factors of linear modules", left)
 
 
 def _merge_instead(adapter: Path, seen: str, items: list[str]) -> AdapterError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunegate.contracts.errors import AdapterError
+from tunegate.contracts.manifest import FileEntry
 from tunegate.tensors.shards import stored_tensors
 from tunegate.tensors.tuned import TensorChange, write_tuned
 
@@ -38,13 +39,15 @@ def tuned_sources(base: Path, tuned: Path) -> dict[str, tuple[Path, str]]:
     return {name: (path, name) for name, (path, _) in after.items()}
 
 
-def take_over(base: Path, sources: Mapping[str, tuple[Path, str]], output: Path, *, dtype: str) -> list[TensorChange]:
-    """Writes the tuned weights in the base's shards; returns the change of every tensor.
+def take_over(
+    base: Path, sources: Mapping[str, tuple[Path, str]], output: Path, *, dtype: str
+) -> tuple[list[TensorChange], list[FileEntry]]:
+    """Writes the tuned weights in the base's shards; returns the change of every tensor, and the shards' entries.
 
     Raises:
         AdapterError: when nothing differs from the base.
     """
-    changes = write_tuned(base, sources, output, dtype=dtype, step="merge")
+    changes, files = write_tuned(base, sources, output, dtype=dtype, step="merge")
     if not any(change.changed for change in changes):
         raise AdapterError(
             "The tuned model is its base.",
@@ -52,4 +55,4 @@ def take_over(base: Path, sources: Mapping[str, tuple[Path, str]], output: Path,
             expected="weights that differ from the base after the cast",
             remedy="train again, longer or with a higher learning_rate; or keep a dtype that holds the change",
         )
-    return changes
+    return changes, files

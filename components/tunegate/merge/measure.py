@@ -19,13 +19,13 @@ from tunegate.contracts.progress import Progress, say
 from tunegate.merge.base_choice import CONFIDENCE, BaseChoice, choose_base
 from tunegate.merge.companions import copy_companions
 from tunegate.merge.settings import DEQUANTIZED, MEASURE, ORIGINAL, MergeSettings
-from tunegate.merge.weights import MergedModule, merge_shards
+from tunegate.merge.weights import Merged, merge_shards
 from tunegate.models.likelihood import Scored, score, token_kl
 from tunegate.models.load import load_causal_lm, load_tokenizer
 from tunegate.models.probe import Probe, read_probe
 from tunegate.models.training import read_training
 from tunegate.models.tuned import load_as_trained
-from tunegate.tensors.lora import LoraPair
+from tunegate.tensors.adapter import Changes
 
 STEP = "merge"
 
@@ -53,7 +53,7 @@ class Measured:
     """A merge that was chosen by measurement: what was merged, and what ``merge.json`` says of it."""
 
     base: str
-    modules: list[MergedModule]
+    merged: Merged
     document: dict[str, Any]
 
 
@@ -94,7 +94,7 @@ def merge_measured(
     *,
     base: Path,
     adapter: Path,
-    pairs: Mapping[str, LoraPair],
+    changes: Changes,
     held_out: HeldOut,
 ) -> Measured:
     """Makes both merges below ``folder``, scores them, and moves the weights of the better one into it.
@@ -106,25 +106,25 @@ def merge_measured(
         settings: dtype, rows and tokens.
         base: the original 16-bit model.
         adapter: a QLoRA adapter.
-        pairs: base tensor → its LoRA pair.
+        changes: what the adapter changes.
         held_out: the rows.
     """
     bases: Mapping[str, Mapping[str, Any] | None] = {DEQUANTIZED: held_out.training["four_bit"], ORIGINAL: None}
     with tempfile.TemporaryDirectory(dir=folder, prefix=".measure-") as name:
         scratch = Path(name)
-        modules = {}
+        merged = {}
         for kind, four_bit in bases.items():
             say(STEP, f"measuring: a merge into the {kind} base")
             (scratch / kind).mkdir()
-            modules[kind] = merge_shards(base, adapter, scratch / kind, pairs, four_bit, settings.dtype)
-            copy_companions(base, adapter, scratch / kind, dtype=settings.dtype)
+            merged[kind] = merge_shards(base, adapter, scratch / kind, changes, four_bit, settings.dtype)
+            copy_companions(base, adapter, scratch / kind, dtype=settings.dtype, untied=bool(changes.untied))
         probe = _probe(settings, scratch / DEQUANTIZED, held_out)
         losses, divergences = _scores(scratch, list(bases), probe, base, adapter, held_out.training)
         choice = choose_base(losses[DEQUANTIZED], losses[ORIGINAL])
         say(STEP, _told(choice, probe))
         for file in (scratch / choice.chosen).glob("*.safetensors*"):
             file.rename(folder / file.name)
-    return Measured(choice.chosen, modules[choice.chosen], _document(choice, probe, losses, divergences, held_out))
+    return Measured(choice.chosen, merged[choice.chosen], _document(choice, probe, losses, divergences, held_out))
 
 
 def _probe(settings: MergeSettings, model: Path, held_out: HeldOut) -> Probe:

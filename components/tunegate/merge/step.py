@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.artifact import Build, produce, refuse_foreign_output
 from tunegate.contracts.errors import AdapterError, ModelError
 from tunegate.contracts.files import pretty_json
-from tunegate.contracts.manifest import Manifest, input_digest
+from tunegate.contracts.manifest import FileEntry, Manifest, input_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.merge.companions import copy_companions, refuse_changed_companions
@@ -19,10 +20,11 @@ from tunegate.merge.measure import HeldOut, held_out_rows, merge_measured
 from tunegate.merge.page import full_page, merge_page
 from tunegate.merge.settings import DEQUANTIZED, MEASURE, ORIGINAL, MergeSettings
 from tunegate.merge.weights import merge_shards
+from tunegate.models.architecture import read_architecture
 from tunegate.models.files import check_model_folder
 from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
 from tunegate.models.vocabulary import refuse_other_vocabulary
-from tunegate.tensors.lora import LoraPair, read_pairs
+from tunegate.tensors.adapter import Changes, read_changes
 from tunegate.tensors.shards import model_specs
 
 
@@ -61,7 +63,7 @@ def run(
 
 def _builder(
     settings: MergeSettings, base_model: Path, adapter: Path, base_digest: str, held_out: HeldOut | None
-) -> Callable[[Path], None]:
+) -> Build:
     """What writes the artifact: everything that can be refused from headers and configurations is, here."""
     training = read_training(adapter)
     if training is not None and training.get("method") == FULL:
@@ -70,18 +72,18 @@ def _builder(
         refuse_other_vocabulary(base_model, adapter)
         refuse_changed_companions(base_model, adapter, training)
         return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
-    pairs = read_pairs(adapter, model_specs(base_model))
+    changes = read_changes(adapter, model_specs(base_model), partial(read_architecture, base_model))
     refuse_other_vocabulary(base_model, adapter)
     four_bit = _four_bit(settings, adapter, training, base_digest)
     refuse_changed_companions(base_model, adapter, training)
-    return lambda folder: _build_merge(folder, settings, base_model, adapter, pairs, four_bit, held_out)
+    return lambda folder: _build_merge(folder, settings, base_model, adapter, changes, four_bit, held_out)
 
 
 def _build_full(
     folder: Path, settings: MergeSettings, base_model: Path, adapter: Path, sources: Mapping[str, tuple[Path, str]]
-) -> None:
+) -> Iterable[FileEntry]:
     say("merge", "full fine-tuning: its weights are taken over, there is no adapter to add")
-    changes = take_over(base_model, sources, folder, dtype=settings.dtype)
+    changes, files = take_over(base_model, sources, folder, dtype=settings.dtype)
     summary = {
         "tuned_tensors": len(changes),
         "merge_base": MERGE_BASE,
@@ -95,6 +97,7 @@ def _build_full(
         "tensors": [asdict(change) for change in changes],
     }
     _write_documents(folder, report, summary, full_page(summary, changes))
+    return files
 
 
 def _build_merge(
@@ -102,35 +105,41 @@ def _build_merge(
     settings: MergeSettings,
     base_model: Path,
     adapter: Path,
-    pairs: Mapping[str, LoraPair],
+    changes: Changes,
     four_bit: Mapping[str, Any] | None,
     held_out: HeldOut | None,
-) -> None:
+) -> Iterable[FileEntry]:
     measured = None
     if held_out is not None:
-        measured = merge_measured(folder, settings, base=base_model, adapter=adapter, pairs=pairs, held_out=held_out)
-        four_bit, modules = four_bit if measured.base == DEQUANTIZED else None, measured.modules
+        measured = merge_measured(
+            folder, settings, base=base_model, adapter=adapter, changes=changes, held_out=held_out
+        )
+        four_bit, merged = four_bit if measured.base == DEQUANTIZED else None, measured.merged
     else:
         held = "NF4 round trip" if four_bit else "original weights"
-        say("merge", f"{len(pairs)} LoRA pairs into the {held}")
-        modules = merge_shards(base_model, adapter, folder, pairs, four_bit, settings.dtype)
+        say("merge", f"{len(changes.tensors)} tensors change; they start from the {held}")
+        merged = merge_shards(base_model, adapter, folder, changes, four_bit, settings.dtype)
+    modules = merged.modules
     report = {
         "schema_version": 1,
         "merge_base": DEQUANTIZED if four_bit else ORIGINAL,
         "decided_by": _decided_by(settings, held_out),
         "measured": measured.document if measured else None,
         "round_tripped_modules": len(four_bit["modules"]) if four_bit else 0,
-        "companions": copy_companions(base_model, adapter, folder, dtype=settings.dtype),
+        "untied": sorted(changes.untied),
+        "companions": copy_companions(base_model, adapter, folder, dtype=settings.dtype, untied=bool(changes.untied)),
         "modules": [asdict(module) for module in modules],
     }
     summary = {
-        "merged_pairs": len(modules),
+        "merged_pairs": len(changes.pairs),
+        "whole_tensors": len(modules) - len(changes.pairs),
         "merge_base": report["merge_base"],
         "decided_by": report["decided_by"],
         "round_tripped_modules": report["round_tripped_modules"],
         "changed_share": sum(m.changed for m in modules) / sum(m.elements for m in modules),
     }
     _write_documents(folder, report, summary, merge_page(summary, modules, measured.document if measured else None))
+    return merged.files
 
 
 def _decided_by(settings: MergeSettings, held_out: HeldOut | None) -> str:

@@ -1,16 +1,23 @@
-"""The streaming merge: ``W0 + scaling·B·A`` in float32, cast once, in row blocks of bounded size."""
+"""The streaming merge: what an adapter makes of each weight, in float32, cast once, in row blocks of bounded size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import AdapterError, ModelError
-from tunegate.contracts.progress import Progress
-from tunegate.tensors.lora import ADAPTER_WEIGHTS, LoraPair, delta_rows, read_factors
+from tunegate.contracts.errors import AdapterError
+from tunegate.contracts.manifest import FileEntry
+from tunegate.contracts.progress import ByteProgress
+from tunegate.merge.block import Block, Change, Replacement, Shift, copied_block, merged_block
+from tunegate.tensors.adapter import Changes
+from tunegate.tensors.adapter_config import ADAPTER_WEIGHTS
+from tunegate.tensors.lora import LoraPair, read_update
 from tunegate.tensors.nf4 import round_trip
+from tunegate.tensors.parallel import in_order, one_torch_thread, worker_count
 from tunegate.tensors.shards import (
     BLOCK_BYTES,
     ShardWriter,
@@ -26,76 +33,118 @@ from tunegate.tensors.shards import (
 
 @dataclass(frozen=True)
 class MergedModule:
-    """What the merge did to one weight.
+    """What the merge did to one tensor.
 
     Attributes:
         weight: the tensor's name.
-        rank: r of its pair.
+        rank: r of its pair; None of a tensor that was trained whole.
         changed: elements that differ from the base they were added to, after the cast.
         elements: all elements.
-        relative_change: Frobenius norm of ΔW over that of the base.
+        relative_change: Frobenius norm of the change over that of the base.
     """
 
     weight: str
-    rank: int
+    rank: int | None
     changed: int
     elements: int
     relative_change: float
 
 
+@dataclass(frozen=True)
+class Merged:
+    """What was written.
+
+    Attributes:
+        modules: every tensor that the adapter changes, in the order of the files.
+        files: the shards, hashed while they were written.
+    """
+
+    modules: list[MergedModule]
+    files: list[FileEntry]
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """A tensor to be written: its name, the base's tensor that it starts from, and what both files say of it."""
+
+    name: str
+    source: str
+    held: TensorSpec
+    written: TensorSpec
+
+    def blocks(self) -> Iterator[slice]:
+        rows = self.held.shape[0] if self.held.shape else 1
+        return row_blocks(rows, 4 * self.held.elements // max(rows, 1), BLOCK_BYTES)
+
+
 def merge_shards(
-    base: Path,
-    adapter: Path,
-    output: Path,
-    pairs: Mapping[str, LoraPair],
-    four_bit: Mapping[str, Any] | None,
-    dtype: str,
-) -> list[MergedModule]:
-    """Writes the merged shards and their index.
+    base: Path, adapter: Path, output: Path, changes: Changes, four_bit: Mapping[str, Any] | None, dtype: str
+) -> Merged:
+    """Writes the merged shards and their index. The bytes do not depend on how many threads compute them.
 
     Args:
         base: the 16-bit base model folder.
         adapter: the adapter folder.
         output: where shards of the same names are written.
-        pairs: base tensor → its LoRA pair.
+        changes: what the adapter changes.
         four_bit: how the base was held in 4 bits (``training.json``), for the weights to be round-tripped; None keeps
             the original weights.
         dtype: ``auto`` or the dtype of every floating-point weight written.
 
     Raises:
-        AdapterError: when the merge changed nothing, or a pair was left unused or made values that are not finite.
+        AdapterError: when the merge changed nothing, a pair was left unused, made values that are not finite, or the
+            adapter was trained on other embeddings or on modules that the base does not have.
         ModelError: when the base is damaged.
     """
     from safetensors import safe_open
 
-    shards: dict[str, dict[str, TensorSpec]] = {}
-    merged: list[MergedModule] = []
-    names = shard_names(base)
-    progress = Progress("merge", sum(len(read_specs(base / name)) for name in names), "tensors")
-    round_tripped = {f"{m}.weight" for m in (four_bit or {}).get("modules", ())}
-    with safe_open(str(adapter / ADAPTER_WEIGHTS), framework="pt") as lora:
-        for name in names:
-            sources = read_specs(base / name)
-            shards[name] = {t: cast_spec(spec, dtype) for t, spec in sources.items()}
-            with safe_open(str(base / name), framework="pt") as shard, ShardWriter(output / name, shards[name]) as out:
-                for tensor, spec in sources.items():
-                    source = _source(shard, tensor, spec, four_bit if tensor in round_tripped else None)
-                    done = _write_tensor(out, source, shards[name][tensor], spec, pairs.get(tensor), lora, tensor)
-                    merged += [done] if done else []
-                    progress.advance()
-    held = {tensor for specs in shards.values() for tensor in specs}
-    _refuse_missing_round_trips(round_tripped - held)
-    write_index(output, shards)
-    _refuse_empty_merge(merged, pairs)
-    return merged
+    stored = {name: read_specs(base / name) for name in shard_names(base)}
+    shards = _written(stored, changes, dtype)
+    round_tripped = {f"{module}.weight" for module in (four_bit or {}).get("modules", ())}
+    _refuse_missing_round_trips(round_tripped - {tensor for specs in stored.values() for tensor in specs})
+    progress = ByteProgress("merge", sum(weight.written.size_bytes for ws in shards.values() for weight in ws))
+    files: list[FileEntry] = []
+    figures: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    with safe_open(str(adapter / ADAPTER_WEIGHTS), framework="pt") as tensors, one_torch_thread():
+        for name, weights in shards.items():
+            specs = {weight.name: weight.written for weight in weights}
+            with safe_open(str(base / name), framework="pt") as shard, ShardWriter(output / name, specs) as out:
+                held = partial(_held, shard, four_bit, round_tripped)
+                jobs = (job for weight in weights for job in _jobs(weight, held, tensors, changes))
+                for block in in_order(jobs, workers=worker_count()):
+                    out.write(block.rows)
+                    progress.advance(block.rows.numel() * block.rows.element_size())
+                    figures[block.tensor].append(block.figures)
+            files.append(out.entry)
+    write_index(output, {name: {weight.name: weight.written for weight in ws} for name, ws in shards.items()})
+    weights = [weight for ws in shards.values() for weight in ws if weight.name in changes.tensors]
+    modules = [_module(weight, changes.pairs.get(weight.name), figures[weight.name]) for weight in weights]
+    _refuse_empty_merge(modules, changes)
+    return Merged(modules, files)
 
 
-def _source(shard: Any, tensor: str, spec: TensorSpec, four_bit: Mapping[str, Any] | None) -> Any:
-    """Something that gives rows by slice: the file itself, or the round-tripped weight."""
-    if four_bit is None:
-        return shard.get_slice(tensor) if spec.shape else shard.get_tensor(tensor).reshape(1)
+def _written(stored: Mapping[str, Mapping[str, TensorSpec]], changes: Changes, dtype: str) -> dict[str, list[_Weight]]:
+    """Shard → what is written into it, in order: the base's tensors, and after it the twin of one that was tied."""
+    held = {tensor for specs in stored.values() for tensor in specs}
+    twins = {source: name for name, source in changes.untied.items() if name not in held}
+    shards: dict[str, list[_Weight]] = {}
+    for shard, specs in stored.items():
+        names = [(name, tensor) for tensor in specs for name in (tensor, twins.get(tensor)) if name]
+        shards[shard] = [
+            _Weight(name, tensor, specs[tensor], cast_spec(specs[tensor], dtype)) for name, tensor in names
+        ]
+    return shards
+
+
+def _held(shard: Any, four_bit: Mapping[str, Any] | None, round_tripped: Collection[str], weight: _Weight) -> Any:
+    """Something that gives the base's rows by slice: the file itself, or the round-tripped weight."""
+    source = weight.source
+    rows = shard.get_slice(source) if weight.held.shape else shard.get_tensor(source).reshape(1)
+    if four_bit is None or source not in round_tripped:
+        return rows
     return round_trip(
-        shard.get_tensor(tensor),
+        rows,
+        shape=weight.held.shape,
         quant_type=four_bit["quant_type"],
         block_size=four_bit["block_size"],
         double_quant=four_bit["double_quant"],
@@ -103,48 +152,53 @@ def _source(shard: Any, tensor: str, spec: TensorSpec, four_bit: Mapping[str, An
     )
 
 
-def _write_tensor(
-    out: ShardWriter, source: Any, target: TensorSpec, spec: TensorSpec, pair: LoraPair | None, lora: Any, tensor: str
-) -> MergedModule | None:
+def _jobs(
+    weight: _Weight, held: Callable[[_Weight], Any], tensors: Any, changes: Changes
+) -> Iterator[Callable[[], Block]]:
+    """What computes the blocks of a tensor, in their order."""
+    source, cast_to = held(weight), torch_dtype(weight.written.dtype)
+    if weight.name in changes.copies:
+        source = _checked_copy(weight, source, tensors.get_slice(changes.copies[weight.name]))
+    change = _change(weight, source, tensors, changes)
+    for rows in weight.blocks():
+        if change is None:
+            yield partial(copied_block, weight.name, source, rows, cast_to)
+        else:
+            yield partial(merged_block, weight.name, source, change, rows, cast_to)
+
+
+def _change(weight: _Weight, source: Any, tensors: Any, changes: Changes) -> Change | None:
     import torch
 
-    cast_to = torch_dtype(target.dtype)
-    rows = spec.shape[0] if spec.shape else 1
-    float32_row_bytes = 4 * spec.elements // max(rows, 1)
-    a, b = read_factors(lora, pair) if pair else (None, None)
-    changed, delta_squares, base_squares = 0, 0.0, 0.0
-    for block in row_blocks(rows, float32_row_bytes, BLOCK_BYTES):
-        before = source[block]
-        if cast_to is None:
-            out.write(before)
-            continue
-        if pair is None:
-            out.write(before.to(cast_to))
-            continue
-        base_rows = before.to(torch.float32)
-        delta = delta_rows(a, b, pair.scaling, block)
-        after = (base_rows + delta).to(cast_to)
-        if not bool(torch.isfinite(after).all()):
-            raise _not_finite(tensor, bool(torch.isfinite(base_rows).all()), target.dtype)
-        changed += int((after != base_rows.to(cast_to)).sum())
-        delta_squares += float(delta.double().square().sum())
-        base_squares += float(base_rows.double().square().sum())
-        out.write(after)
-    if pair is None:
-        return None
-    relative = (delta_squares / base_squares) ** 0.5 if base_squares else float(delta_squares > 0)
-    return MergedModule(tensor, pair.rank, changed, spec.elements, round(relative, 9))
+    if pair := changes.pairs.get(weight.name):
+        return read_update(tensors, pair, weight.blocks(), lambda rows: source[rows].to(torch.float32))
+    if key := changes.replaced.get(weight.name):
+        return Replacement(tensors.get_slice(key))
+    if weight.name in changes.shifted:
+        key, scaling = changes.shifted[weight.name]
+        return Shift(tensors.get_slice(key), scaling)
+    return None
 
 
-def _not_finite(tensor: str, base_is_finite: bool, dtype: str) -> Exception:
-    fields = {
-        "seen": "infinite values or values that are no number" + ("" if base_is_finite else ", in the base already"),
-        "expected": f"finite values in {dtype}",
-    }
-    if base_is_finite:
-        remedy = "the adapter diverged in training, or its update does not fit the dtype: look at its loss curve"
-        return AdapterError(f"Merging {tensor} gave values that are not finite.", remedy=remedy, **fields)
-    return ModelError(f"The base weight {tensor} is damaged.", remedy="fetch the base again", **fields)
+def _module(weight: _Weight, pair: LoraPair | None, figures: Sequence[tuple[int, float, float]]) -> MergedModule:
+    changed = sum(counted for counted, _, _ in figures)
+    base, change = sum(figure[1] for figure in figures), sum(figure[2] for figure in figures)
+    relative = (change / base) ** 0.5 if base else float(change > 0)
+    return MergedModule(weight.name, pair.rank if pair else None, changed, weight.held.elements, round(relative, 9))
+
+
+def _checked_copy(weight: _Weight, held: Any, copy: Any) -> Any:
+    """The adapter's copy, which PEFT computes with: the base's values in the precision of the training."""
+    for rows in weight.blocks():
+        copied = copy[rows]
+        if not bool((copied == held[rows].to(copied.dtype)).all()):
+            raise AdapterError(
+                f"The adapter was trained on another {weight.source}.",
+                seen=f"its own copy differs from the base's in rows {rows.start} to {rows.stop}",
+                expected="the base's values: PEFT saves embeddings with the adapter",
+                remedy="use the base that the adapter was trained on; if tokens were added, save that base first",
+            )
+    return copy
 
 
 def _refuse_missing_round_trips(missing: set[str]) -> None:
@@ -158,13 +212,13 @@ def _refuse_missing_round_trips(missing: set[str]) -> None:
         )
 
 
-def _refuse_empty_merge(merged: list[MergedModule], pairs: Mapping[str, LoraPair]) -> None:
-    unused = sorted(pairs.keys() - {m.weight for m in merged})
-    if unused or not any(m.changed for m in merged):
+def _refuse_empty_merge(modules: Sequence[MergedModule], changes: Changes) -> None:
+    unused = sorted(changes.tensors - {module.weight for module in modules})
+    if unused or not any(module.changed for module in modules):
         raise AdapterError(
-            "The merge changed nothing." if not unused else "LoRA pairs were left unused by the merge.",
-            seen=f"{len(unused)} unused pairs, {sum(m.changed for m in merged)} changed weights",
-            expected="every pair used, and weights that differ from the base after the cast",
+            "The merge changed nothing." if not unused else "Tensors of the adapter were left unused by the merge.",
+            seen=f"{len(unused)} unused, {sum(module.changed for module in modules)} changed weights",
+            expected="every tensor of the adapter used, and weights that differ from the base after the cast",
             remedy="train the adapter: an untrained one has B = 0; or raise dtype if its update is below its precision",
             items=unused,
         )

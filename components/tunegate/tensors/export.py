@@ -13,7 +13,8 @@ from typing import Any
 
 from tunegate.contracts.errors import AdapterError
 from tunegate.contracts.progress import Progress
-from tunegate.tensors.lora import ADAPTER_WEIGHTS, LoraPair, read_factors
+from tunegate.tensors.adapter_config import ADAPTER_WEIGHTS
+from tunegate.tensors.lora import LoraPair, read_factors
 from tunegate.tensors.shards import FLOAT_DTYPES, ShardWriter, TensorSpec, torch_dtype
 
 
@@ -151,7 +152,7 @@ def plain_lora_config(source: Mapping[str, Any], *, rank: int, target_modules: l
         rank: of every module.
         target_modules: names of modules, whole or their ends.
     """
-    kept = {name: source.get(name) for name in ("base_model_name_or_path", "revision", "task_type")}
+    kept = {name: source.get(name) for name in ("base_model_name_or_path", "revision", "task_type", "fan_in_fan_out")}
     return {
         **kept,
         "peft_type": "LORA",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import RunError
+from tunegate.contracts.manifest import FileEntry
 from tunegate.contracts.progress import Progress
 from tunegate.tensors.shards import (
     BLOCK_BYTES,
@@ -43,7 +44,7 @@ class TensorChange:
 
 def write_tuned(
     base: Path, tuned: Mapping[str, tuple[Path, str]], output: Path, *, dtype: str, step: str
-) -> list[TensorChange]:
+) -> tuple[list[TensorChange], list[FileEntry]]:
     """Writes shards of the base's names with the tuned weights, and their index.
 
     Args:
@@ -55,7 +56,8 @@ def write_tuned(
         step: what the progress is said under.
 
     Returns:
-        The change of every tuned floating-point tensor, in the order of the base.
+        The change of every tuned floating-point tensor, in the order of the base; and the shards' entries, hashed while
+        they were written.
 
     Raises:
         RunError: when a tuned weight is not finite.
@@ -64,6 +66,7 @@ def write_tuned(
     progress = Progress(step, len(stored), "tensors")
     shards: dict[str, dict[str, TensorSpec]] = {}
     changes: list[TensorChange] = []
+    files: list[FileEntry] = []
     for name in shard_names(base):
         specs = read_specs(base / name)
         shards[name] = {tensor: cast_spec(spec, dtype) for tensor, spec in specs.items()}
@@ -73,8 +76,9 @@ def write_tuned(
                 change = _write_tensor(out, tensor, spec, shards[name][tensor], base / name, source)
                 changes += [change] if change and tensor in tuned else []
                 progress.advance()
+        files.append(out.entry)
     write_index(output, shards)
-    return changes
+    return changes, files
 
 
 def _write_tensor(

@@ -52,7 +52,7 @@ def save_full(model: Any, folder: Path, *, base_model: Path) -> list[TensorChang
         with quiet():
             model.save_pretrained(scratch)
         sources = _sources(base_model, Path(scratch), getattr(model, "all_tied_weights_keys", {}))
-        changes = write_tuned(base_model, sources, folder, dtype="auto", step="train")
+        changes, _ = write_tuned(base_model, sources, folder, dtype="auto", step="train")
     _refuse_unchanged(changes)
     copy_files([base_model / "config.json", *companion_files(base_model)], folder)
     return changes
