@@ -12,10 +12,10 @@ from typing import Any
 
 import psutil
 import pytest
+from tunegate.serving.answers import Completion
 
 from tunegate.contracts.errors import InputError, RunError
 from tunegate.contracts.manifest import input_digest
-from tunegate.serving.client import Completion
 from tunegate.serving.engine import Engine
 from tunegate.serving.environment import find_environment
 from tunegate.serving.process import Server, start
@@ -221,3 +221,25 @@ def test_a_scheme_without_a_kernel_for_this_cpu_is_an_error_before_anything_is_a
     with pytest.raises(RunError, match="up and cannot answer") as raised:
         started(folder, tmp_path)
     assert any("cpu_gemm_wna16" in line for line in raised.value.items)
+
+
+def test_an_evaluation_through_the_server_scores_what_one_through_transformers_scores(
+    served: Served, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    import pyarrow.parquet as pq
+
+    from tunegate.evaluate.settings import EvaluateSettings
+    from tunegate.evaluate.step import run
+
+    rows = {}
+    for name, how in (("here", {}), ("served", {"backend": "openai", "base_url": served.server.url})):
+        settings = EvaluateSettings(limit=8, batch_size=4, max_new_tokens=8, noise_rows=0, dtype="float32", **how)
+        run(settings, model=served.folder, dataset=tiny_dataset, output=tmp_path / name)
+        rows[name] = pq.read_table(tmp_path / name / "rows.parquet").to_pylist()
+    here, there = rows["here"], rows["served"]
+    assert len(here) == 24 and [line["prompt_digest"] for line in there] == [line["prompt_digest"] for line in here]
+    off = [abs(a["score"] - b["score"]) for a, b in zip(here, there, strict=True) if a["metric"] == "nll"]
+    print(f"{served.scheme}: nll of a row off by {max(off):.1e} at most")
+    assert max(off) < LARGEST[served.scheme]
+    if served.scheme == "float32":
+        assert [line["answer"] for line in there] == [line["answer"] for line in here]

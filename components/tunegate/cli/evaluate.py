@@ -27,6 +27,12 @@ def evaluate(
     dataset: Annotated[
         Path | None, typer.Option(help="What prepare wrote: to look for train rows among a task's.", show_default=False)
     ] = None,
+    base_url: Annotated[
+        str, typer.Option(help="A vLLM server that serves the model under its content digest.", show_default=False)
+    ] = "",
+    api_key_variable: Annotated[
+        str, typer.Option(help="The environment variable that holds its key.", show_default=False)
+    ] = "",
     limit: Annotated[int, typer.Option(help="Only the first rows of each task; 0: all.")] = 0,
     as_json: JsonOption = False,
 ) -> None:
@@ -34,13 +40,17 @@ def evaluate(
     with errors_shown():
         from tunegate.contracts.launch import PAGE_NAME, read_summary
         from tunegate.contracts.settings import parse_settings
+        from tunegate.evaluate.launcher import api_key
         from tunegate.evaluate.settings import EvaluateSettings
         from tunegate.evaluate.step import run
         from tunegate.models.files import resolve_model
 
-        settings = parse_settings(EvaluateSettings, {"tasks": task, "limit": limit}, where="evaluate")
+        given = {"tasks": task, "limit": limit, "backend": "openai" if base_url else "transformers"}
+        given |= {"base_url": base_url, "api_key_variable": api_key_variable}
+        settings = parse_settings(EvaluateSettings, given, where="evaluate")
         with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
-            run(settings, model=resolve_model(model), dataset=dataset, output=output)
+            folder, key = resolve_model(model), api_key(settings)
+            run(settings, model=folder, dataset=dataset, output=output, api_key=key)
         summary = read_summary(output)
         if as_json:
             print_json({"output": str(output), **summary})

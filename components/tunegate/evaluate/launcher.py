@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import reports_errors
+from tunegate.contracts.errors import SettingsError, reports_errors
 from tunegate.contracts.launch import KfpArtifact, KfpMetrics, publish
 from tunegate.contracts.settings import parse_settings
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.evaluate.step import run
 from tunegate.models.files import resolve_model
+
+
+def api_key(settings: EvaluateSettings) -> str:
+    """The key of the server that is asked, out of the environment; empty where none is wanted.
+
+    Raises:
+        SettingsError: when the variable that should hold it is not set.
+    """
+    name = settings.api_key_variable
+    if not name:
+        return ""
+    if not os.environ.get(name):
+        raise SettingsError(
+            f"evaluate.api_key_variable names {name}, which is not set.",
+            seen="no such environment variable, or an empty one",
+            expected="the server's key in it",
+            remedy=f"set {name} where the evaluation runs; on a cluster from a Secret",
+        )
+    return os.environ[name]
 
 
 @reports_errors
@@ -33,6 +53,7 @@ def launch_base(
         dataset=Path(dataset.path),
         output=Path(evaluation.path),
         reuse=Path(reuse) if reuse else None,
+        api_key=api_key(parsed),
     )
     publish(manifest, artifact=evaluation, page=page, metrics=metrics)
 
@@ -56,5 +77,6 @@ def launch_model(
         dataset=Path(dataset.path),
         output=Path(evaluation.path),
         reuse=Path(reuse) if reuse else None,
+        api_key=api_key(parsed),
     )
     publish(manifest, artifact=evaluation, page=page, metrics=metrics)

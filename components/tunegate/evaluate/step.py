@@ -41,8 +41,10 @@ from tunegate.evaluate.page import evaluation_page
 from tunegate.evaluate.results import Found, results_document, summary, tell
 from tunegate.evaluate.reuse import Work, keep, kept
 from tunegate.evaluate.rows import write_rows
-from tunegate.evaluate.settings import EvaluateSettings
+from tunegate.evaluate.served_model import Served, find_served, served_model
+from tunegate.evaluate.settings import REACHED_BY, EvaluateSettings
 from tunegate.models.files import check_model_folder, read_config
+from tunegate.serving.client import Client
 
 KIND = "evaluation"
 
@@ -61,6 +63,7 @@ class _Asked:
         rows: the data set's evaluation rows that are asked.
         parents: digests of all inputs.
         engine: what is computed with.
+        served: the model on a server; None where it is loaded here.
     """
 
     model: Path
@@ -69,10 +72,17 @@ class _Asked:
     rows: Sequence[Row]
     parents: Mapping[str, str]
     engine: Mapping[str, Any]
+    served: Served | None
 
 
 def run(
-    settings: EvaluateSettings, *, model: Path, dataset: Path | None, output: Path, reuse: Path | None = None
+    settings: EvaluateSettings,
+    *,
+    model: Path,
+    dataset: Path | None,
+    output: Path,
+    reuse: Path | None = None,
+    api_key: str = "",
 ) -> Manifest:
     """Evaluates ``model`` on the evaluation rows of ``dataset`` and on the rows that its tasks bring.
 
@@ -84,6 +94,7 @@ def run(
         reuse: a folder of finished tasks by work digest; the same work done before is taken from it, and new work is
             kept in it. Without one, finished tasks are kept beside ``output`` until all are, so that a killed
             evaluation goes on.
+        api_key: of the server, where one is asked; it is written nowhere.
 
     Raises:
         DataError: when rows cannot be scored or do not fit into the model.
@@ -96,7 +107,8 @@ def run(
     document = _document(settings, tasks)
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
     rows = _rows(settings, tasks, dataset)
-    asked = _Asked(model, prepared, tasks, rows, parents, _engine(settings))
+    served = find_served(_client(settings, api_key), parents["model"]) if settings.base_url else None
+    asked = _Asked(model, prepared, tasks, rows, parents, _engine(settings, served), served)
     finished = reuse or output.with_name(output.name + ".tasks")
 
     def build(folder: Path) -> None:
@@ -121,7 +133,17 @@ def _parents(model: Path, prepared: tuple[Path, Manifest] | None, tasks: Sequenc
 
 def _document(settings: EvaluateSettings, tasks: Sequence[Task]) -> dict[str, Any]:
     """The settings with each task's name: where its file lies decides nothing; what it says is among the parents."""
-    return {**settings_document(settings), "tasks": [task.name for task in tasks]}
+    said = {name: value for name, value in settings_document(settings).items() if name not in REACHED_BY}
+    return {**said, "tasks": [task.name for task in tasks]}
+
+
+def _client(settings: EvaluateSettings, api_key: str) -> Client:
+    return Client(
+        settings.base_url.rstrip("/").removesuffix("/v1"),
+        timeout_seconds=settings.request_timeout_seconds,
+        patience_seconds=settings.patience_seconds,
+        api_key=api_key,
+    )
 
 
 def _rows(settings: EvaluateSettings, tasks: Sequence[Task], dataset: Path | None) -> Sequence[Row]:
@@ -160,6 +182,8 @@ def _ask(settings: EvaluateSettings, asked: _Asked, finished: Path) -> tuple[Fou
         docs = {task.name: _documents(settings, asked, task, tokenizer) for task in asked.tasks if task.ours}
 
         def make_model(rendered: bool, rows_at_once: int) -> Any:
+            if asked.served:
+                return served_model(asked.served, tokenizer, rows_at_once=rows_at_once, rendered=rendered)
             return harness_model(loaded(), tokenizer, batch_size=rows_at_once, rendered=rendered)
 
         for task in asked.tasks:
@@ -182,8 +206,8 @@ def _ask(settings: EvaluateSettings, asked: _Asked, finished: Path) -> tuple[Fou
 def _work(settings: EvaluateSettings, asked: _Asked, task: Task) -> Work:
     """What a task's results depend on, and no other task."""
     rows = task.rows_digest(asked.parents.get("evaluation_rows", ""))
-    document = {**settings_document(settings), "tasks": [task.name]}
-    return Work({"model": asked.parents["model"], "rows": rows}, document, asked.engine)
+    parents = {"model": asked.parents["model"], "rows": rows}
+    return Work(parents, _document(settings, [task]), asked.engine)
 
 
 def _documents(settings: EvaluateSettings, asked: _Asked, task: Task, tokenizer: Any) -> list[Document]:
@@ -199,6 +223,8 @@ def _documents(settings: EvaluateSettings, asked: _Asked, task: Task, tokenizer:
     if scored:
         check_completions(docs)
     context_tokens = int(read_config(asked.model).get("max_position_embeddings", 1 << 30))
+    if asked.served and asked.served.context_tokens:  # of which scoring needs one for an answer
+        context_tokens = min(context_tokens, asked.served.context_tokens - 1)
     check_lengths(docs, context_tokens=context_tokens, new_tokens=new_tokens)
     return docs
 
@@ -251,14 +277,16 @@ def _overlap(asked: _Asked, found: Found) -> dict[str, Any] | None:
     return find_overlap(read_learned(folder), own, threshold=threshold)
 
 
-def _engine(settings: EvaluateSettings) -> dict[str, Any]:
-    """What the model is computed with, known before it is loaded."""
+def _engine(settings: EvaluateSettings, served: Served | None) -> dict[str, Any]:
+    """What the model is computed with, known before it is loaded; of a server, its version."""
     from tunegate.models.load import compute_dtype, device_type
 
     versions = tool_versions()
+    harness = {"name": "lm-evaluation-harness", **{name: versions[name] for name in ENGINE if name in versions}}
+    if served:
+        return {**harness, "vllm": served.version, "batch_size": settings.batch_size}
     return {
-        "name": "lm-evaluation-harness",
-        **{name: versions[name] for name in ENGINE if name in versions},
+        **harness,
         "dtype": str(compute_dtype(settings.dtype)).removeprefix("torch."),
         "device": device_type(),
         "batch_size": settings.batch_size,

@@ -11,14 +11,15 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from tunegate.contracts.errors import InputError, RunError
+from tunegate.serving.answers import Completion, ServedModel, read_chat, read_completion, read_models
+from tunegate.serving.patience import BUSY, patiently
 
 T = TypeVar("T")
 
-_TOKEN_ID = "token_id:"
 _SHOWN = 400
 
 #: How long a question of the server itself (is it well, what does it serve) may take.
@@ -29,78 +30,20 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """A model that a server lists.
-
-    Attributes:
-        name: what requests call it.
-        root: the folder it was loaded from.
-        parent: the model that it adapts, empty for one that stands alone.
-        max_model_len: the longest prompt and answer together, in tokens; 0 where the server does not say (adapters).
-    """
-
-    name: str
-    root: str
-    parent: str
-    max_model_len: int
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A token that might have come at a place, with its natural log-probability."""
-
-    token_id: int
-    logprob: float
-
-
-@dataclass(frozen=True)
-class Token:
-    """A token of a prompt or an answer.
-
-    Attributes:
-        token_id: its id.
-        logprob: its natural log-probability; None where it was not asked for, and for a prompt's first token.
-        top: the most probable tokens at its place, the best first; empty where they were not asked for.
-    """
-
-    token_id: int
-    logprob: float | None = None
-    top: tuple[Candidate, ...] = ()
-
-    @property
-    def gap(self) -> float | None:
-        """By how much log-probability the best candidate leads; None where fewer than two are known."""
-        return self.top[0].logprob - self.top[1].logprob if len(self.top) > 1 else None
-
-
-@dataclass(frozen=True)
-class Completion:
-    """An answer.
-
-    Attributes:
-        text: as the server decoded it, without special tokens.
-        tokens: every token that was generated, the one that ended it included.
-        prompt: the prompt's tokens, as the server saw them.
-        finish_reason: ``stop`` or ``length``.
-    """
-
-    text: str
-    tokens: tuple[Token, ...]
-    prompt: tuple[Token, ...]
-    finish_reason: str
-
-
-@dataclass(frozen=True)
 class Client:
     """A vLLM server's address.
 
     Attributes:
         url: ``http://host:port``.
         timeout_seconds: how long an answer may take.
+        patience_seconds: how long a busy server (429, 503) is asked again, later each time; 0: not at all.
+        api_key: what the server wants to see, sent to it alone; never shown.
     """
 
     url: str
     timeout_seconds: float = 300.0
+    patience_seconds: float = 0.0
+    api_key: str = field(default="", repr=False)
 
     def healthy(self) -> bool:
         """Whether a server answers and says that its engine is well."""
@@ -116,7 +59,16 @@ class Client:
         Raises:
             RunError: when it does not answer.
         """
-        return self._asked("/v1/models", None, _models, seconds=_GLANCE_SECONDS)
+        return self._asked("/v1/models", None, read_models, seconds=_GLANCE_SECONDS)
+
+    def version(self) -> str:
+        """The version of vLLM.
+
+        Raises:
+            RunError: when it does not answer, or is no vLLM.
+            InputError: when it refuses to say.
+        """
+        return self._asked("/version", None, lambda answer: str(answer["version"]), seconds=_GLANCE_SECONDS)
 
     def complete(
         self,
@@ -153,7 +105,7 @@ class Client:
         }  # fmt: skip
         if prompt_logprobs is not None:
             request["prompt_logprobs"] = prompt_logprobs
-        return self._asked("/v1/completions", request, _completion)
+        return self._asked("/v1/completions", request, read_completion)
 
     def chat(
         self, messages: Sequence[Mapping[str, str]], *, model: str, max_tokens: int, logprobs: int = 2
@@ -175,16 +127,17 @@ class Client:
             "temperature": 0.0, "logprobs": True, "top_logprobs": logprobs, "return_token_ids": True,
             "return_tokens_as_token_ids": True,
         }  # fmt: skip
-        return self._asked("/v1/chat/completions", request, _chat)
+        return self._asked("/v1/chat/completions", request, read_chat)
 
     def _asked(self, path: str, request: Any, read: Callable[[Any], T], *, seconds: float | None = None) -> T:
         """What the server answers to a request, read by ``read``."""
         url = self.url + path
         data = None if request is None else json.dumps(request).encode()
         asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        if self.api_key:
+            asked.add_unredirected_header("Authorization", f"Bearer {self.api_key}")
         try:
-            with _OPENER.open(asked, timeout=seconds or self.timeout_seconds) as answer:
-                body = answer.read()
+            body = patiently(lambda: _body(asked, seconds or self.timeout_seconds), seconds=self.patience_seconds)
         except urllib.error.HTTPError as error:
             raise _refused(url, error) from error
         except (OSError, http.client.HTTPException) as error:
@@ -205,6 +158,12 @@ class Client:
             ) from error
 
 
+def _body(asked: urllib.request.Request, seconds: float) -> bytes:
+    with _OPENER.open(asked, timeout=seconds) as answer:
+        body: bytes = answer.read()
+        return body
+
+
 def _refused(url: str, error: urllib.error.HTTPError) -> InputError | RunError:
     body = error.read()
     try:
@@ -212,6 +171,11 @@ def _refused(url: str, error: urllib.error.HTTPError) -> InputError | RunError:
     except (ValueError, TypeError, KeyError):
         message = body.decode("utf-8", errors="replace")
     seen = f"HTTP {error.code}: {_shortened(message.encode())}"
+    if error.code in BUSY:
+        return RunError(
+            "The server is too busy.", seen=seen, expected=f"an answer from {url} in time",
+            remedy="try again later, ask for fewer rows at once, or be more patient",
+        )  # fmt: skip
     if error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
         return InputError(
             "The server refuses the request.", seen=seen, expected=f"a request that {url} can answer",
@@ -231,51 +195,3 @@ def _reason(error: Exception) -> str:
 def _shortened(body: bytes) -> str:
     text = " ".join(body.decode("utf-8", errors="replace").split())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
-
-
-def _models(answer: Any) -> tuple[ServedModel, ...]:
-    return tuple(
-        ServedModel(card["id"], card["root"] or "", card["parent"] or "", card["max_model_len"] or 0)
-        for card in answer["data"]
-    )
-
-
-def _completion(answer: Any) -> Completion:
-    (choice,) = answer["choices"]
-    marks = choice["logprobs"]
-    logprobs, tops = marks["token_logprobs"], marks["top_logprobs"]
-    tokens = [
-        Token(token_id, logprob, _best({int(name.removeprefix(_TOKEN_ID)): p for name, p in top.items()}))
-        for token_id, logprob, top in zip(choice["token_ids"], logprobs, tops, strict=True)
-    ]
-    prompt_ids = choice["prompt_token_ids"]
-    at_prompt = choice["prompt_logprobs"] or [None] * len(prompt_ids)
-    prompt = [_prompt_token(token_id, known) for token_id, known in zip(prompt_ids, at_prompt, strict=True)]
-    return Completion(choice["text"], tuple(tokens), tuple(prompt), choice["finish_reason"])
-
-
-def _prompt_token(token_id: int, known: Mapping[str, Any] | None) -> Token:
-    """A prompt's token with what is known at its place: nothing before the first one."""
-    if known is None:
-        return Token(token_id)
-    found = {int(name): float(entry["logprob"]) for name, entry in known.items()}
-    return Token(token_id, found[token_id], _best(found))
-
-
-def _chat(answer: Any) -> Completion:
-    (choice,) = answer["choices"]
-    tokens = [
-        Token(
-            token_id,
-            mark["logprob"],
-            _best({int(top["token"].removeprefix(_TOKEN_ID)): top["logprob"] for top in mark["top_logprobs"]}),
-        )
-        for token_id, mark in zip(choice["token_ids"], choice["logprobs"]["content"], strict=True)
-    ]
-    prompt = tuple(Token(token_id) for token_id in answer["prompt_token_ids"])
-    return Completion(choice["message"]["content"] or "", tuple(tokens), prompt, choice["finish_reason"])
-
-
-def _best(candidates: Mapping[int, float]) -> tuple[Candidate, ...]:
-    """Candidates by falling log-probability, equal ones by their id."""
-    return tuple(Candidate(*pair) for pair in sorted(candidates.items(), key=lambda pair: (-pair[1], pair[0])))
