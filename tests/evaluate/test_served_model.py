@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tunegate.serving.answers import Token
 
 from tunegate.contracts.errors import ModelError, RunError, SettingsError
 from tunegate.contracts.manifest import input_digest
@@ -21,6 +20,7 @@ from tunegate.evaluate.served_model import find_served, likelihood, served_model
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.evaluate.step import run
 from tunegate.models.load import load_causal_lm, load_tokenizer
+from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
 
 KEY = "sk-very-secret"
