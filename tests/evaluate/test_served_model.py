@@ -32,27 +32,37 @@ class Stand:
 
     Attributes:
         names: what it says it serves.
+        adapter: whether it lists an adapter as well.
         busy: how many requests it sends away first.
+        most_scored: how many likelihoods it was asked for at once, at most.
         keys: what each request showed.
     """
 
     folder: Path
     names: list[str]
+    adapter: bool = False
     busy: int = 0
+    most_scored: int = 0
     keys: set[str] = field(default_factory=set)
     url: str = ""
 
     def __post_init__(self) -> None:
         self._model, self._tokenizer = load_causal_lm(self.folder), load_tokenizer(self.folder)
-        self._lock = threading.Lock()
+        self._lock, self._scored = threading.Lock(), 0
 
     def answer(self, path: str, request: Any) -> Any:
         if path == "/version":
             return {"version": "0.32.0"}
         if path == "/v1/models":
-            return {"data": [{"id": n, "root": "", "parent": None, "max_model_len": 512} for n in self.names]}
+            cards = [{"id": n, "root": "", "parent": None, "max_model_len": 512} for n in self.names]
+            adapters = [{"id": "a", "root": "", "parent": self.names[0], "max_model_len": None}] * self.adapter
+            return {"data": cards + adapters}
+        self._scored += "prompt_logprobs" in request
+        self.most_scored = max(self.most_scored, self._scored)
         with self._lock:
-            return {"choices": [self._complete(request)]}
+            answer = {"choices": [self._complete(request)]}
+            self._scored -= "prompt_logprobs" in request
+            return answer
 
     def _complete(self, request: Any) -> dict[str, Any]:
         import torch
@@ -124,6 +134,14 @@ def test_a_served_model_gets_the_scores_of_one_that_is_loaded_here(stand, tiny_b
     assert served == here, "the same rows, prompts, answers and slices"
     results = json.loads((tmp_path / "served/results.json").read_text())
     assert results["engine"]["vllm"] == "0.32.0" and stand.url not in json.dumps(results)
+
+
+def test_a_server_with_adapters_is_asked_for_one_likelihood_at_a_time(stand, tiny_base, tiny_dataset, tmp_path) -> None:
+    """vLLM 0.32 on a CPU dies of two, and with it everything that it serves."""
+    stand.adapter = True
+    settings = _settings(stand.url, tasks=("completion_perplexity",), limit=6)
+    run(settings, model=tiny_base, dataset=tiny_dataset, output=tmp_path / "out")
+    assert stand.most_scored == 1
 
 
 def test_a_server_that_serves_another_model_is_refused(stand, tiny_base, tiny_dataset, tmp_path) -> None:

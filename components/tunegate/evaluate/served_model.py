@@ -29,12 +29,15 @@ class Served:
         name: what it calls the model: its content digest.
         context_tokens: the longest prompt and answer together that it takes; 0 where it does not say.
         version: the version of vLLM.
+        adapters: whether the server has adapters as well. vLLM 0.32 on a CPU then dies of two prompts whose likelihoods
+            are asked at once (``bgmv_shrink`` of its LoRA layers gets rows of one batch and indices of another).
     """
 
     client: Client
     name: str
     context_tokens: int
     version: str
+    adapters: bool
 
 
 def find_served(client: Client, digest: str) -> Served:
@@ -53,7 +56,8 @@ def find_served(client: Client, digest: str) -> Served:
             expected=f"a model of the name {digest}",
             remedy="serve the model's folder under its content digest (vLLM: --served-model-name), as tunegate does",
         )
-    return Served(client, found.name, found.max_model_len, client.version())
+    adapters = any(model.parent for model in models)
+    return Served(client, found.name, found.max_model_len, client.version(), adapters)
 
 
 def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered: bool) -> Any:
@@ -128,7 +132,8 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
             return completion.text
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
-            return _asked_together(requests, self._likelihood, rows_at_once, "completions scored")
+            at_once = 1 if served.adapters else rows_at_once
+            return _asked_together(requests, self._likelihood, at_once, "completions scored")
 
         def _likelihood(self, request: Any) -> tuple[float, bool]:
             _, prompt, completion = request
