@@ -12,7 +12,7 @@ from tunegate.serve_check.compare import Compared, compare, ends_as_evaluated
 from tunegate.serve_check.evaluated import Noise, Place, Read
 from tunegate.serve_check.questions import PROBE, Question
 from tunegate.serve_check.report import serving_document
-from tunegate.serving.client import Token
+from tunegate.serving.answers import Token
 
 END = 2
 FLOOR = 0.1

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from tunegate.contracts.progress import Progress
 from tunegate.serve_check.questions import Question
-from tunegate.serving.client import Client, Completion, Token
+from tunegate.serving.answers import Completion, Token
+from tunegate.serving.client import Client
 
 
 @dataclass(frozen=True)
