@@ -20,10 +20,11 @@ from tunegate.preflight.published import CONDITIONS, PUBLISHED, Comparison, comp
 from tunegate.train.settings import TrainSettings
 from tunegate_pipelines.form import ADDRESSES
 from tunegate_pipelines.recipe import Recipe, read_recipe, resolve_step
+from tunegate_pipelines.serving_plan import ServingPlan, serving_plan
 
 SCHEMA_VERSION = 1
 
-_TRAIN = "train"
+_TRAIN, _QUANTIZE = "train", "quantize"
 
 #: Names that a recipe may give its base model in local runs → the known model that they are.
 _NAMED = {"demo": "smollm2-135m"}
@@ -42,6 +43,7 @@ class Answer:
         advised_gpu: the one that the advice is for; None when there is none to give.
         advice: changes, each on top of those before it.
         published: published figures beside ours, for models that have some.
+        serving: which schemes can be served where, and what their weights take.
     """
 
     model: str
@@ -52,6 +54,7 @@ class Answer:
     advised_gpu: Device | None
     advice: tuple[Advice, ...]
     published: tuple[Comparison, ...]
+    serving: ServingPlan
 
     def to_json(self) -> dict[str, Any]:
         """The answer as one document, for scripts. Sizes are in bytes."""
@@ -66,6 +69,7 @@ class Answer:
             "advice_for": self.advised_gpu.name if self.advised_gpu else None,
             "advice": [dataclasses.asdict(found) for found in self.advice],
             "published": [_comparison_document(found) for found in self.published],
+            "serving": self.serving.to_json(),
         }
 
 
@@ -108,6 +112,7 @@ def answer(
         advised_gpu=advised if advice else None,
         advice=advice,
         published=compare(name, _train_settings) if name in PUBLISHED else (),
+        serving=serving_plan(config, resolve_step(form, read.sections, _QUANTIZE)),
     )
 
 

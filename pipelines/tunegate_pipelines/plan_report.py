@@ -11,14 +11,22 @@ from rich.text import Text
 
 from tunegate.contracts.errors import OutputExistsError
 from tunegate.contracts.files import write_atomically
+from tunegate.contracts.vllm import VLLM
 from tunegate.pages.charts import stacked_bars
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import facts, paragraph, table
 from tunegate.preflight.devices import Fit
 from tunegate.preflight.memory import USABLE_SHARE, MemoryPlan, gigabytes
 from tunegate_pipelines.plan import Answer, conditions
+from tunegate_pipelines.serving_plan import ServingPlan
 
 _GB = 10**9
+
+_SHORT = {"as evaluated": "yes", "otherwise": "otherwise", "no": "no"}
+_SERVING = (
+    "yes: as it is evaluated; otherwise: it answers, from other numbers than were judged; no: it stops, answers "
+    "wrongly, or no group size fits. ←: the recipe's serving target, or this machine. The key-value cache comes on top."
+)
 
 _FREE = f"A plan may fill {USABLE_SHARE:.0%} of a GPU. Sizes are as sold, in units of 10⁹ bytes."
 _LINES = "Lines in the picture: what can be filled of a GPU."
@@ -44,6 +52,14 @@ def show(answer: Answer, console: Console) -> None:
         console.print()
         console.print(Text(f"To fit {_advised(answer)}, in this order:"))
         _print(console, ["change", "costs", "peak then", "fits"], _advice(answer), right=(2,))
+    console.print()
+    console.print(Text(f"Served by {VLLM}, the weights of each scheme, and what becomes of it:"))
+    _print(console, ["scheme", "weights", "share"], serving_weights(answer.serving), right=(1, 2))
+    console.print()
+    _print(console, _serving_columns(answer.serving), serving_rows(answer.serving), right=())
+    console.print(Text(_SERVING, "dim"))
+    if told := serving_told(answer.serving):
+        console.print(Text(told), soft_wrap=True)
     if answer.published:
         console.print()
         console.print(Text(f"Published for {conditions()}, and planned:"))
@@ -80,10 +96,57 @@ def plan_page(answer: Answer) -> str:
         told = paragraph("Each change is made on top of those before it.")
         rows = table(["change", "costs", "peak then", "fits"], _advice(answer))
         sections.append(Section(f"To fit {_advised(answer)}", told + rows))
+    sections += _serving_sections(answer.serving)
     if answer.published:
         rows = table(_PUBLISHED_COLUMNS, published_rows(answer))
         sections.append(Section(f"Published for {conditions()}", rows, _CLAIMS))
     return page("Memory plan", sections, subtitle=f"{answer.model}: {_run(answer)}")
+
+
+def serving_weights(serving: ServingPlan) -> list[list[str]]:
+    """What the weights of each scheme take, beside those in 16 bits."""
+    sizes = {"not quantized": serving.plain, **serving.weights}
+    return [[name, gigabytes(size), f"{size / serving.plain:.0%}"] for name, size in sizes.items()]
+
+
+def serving_rows(serving: ServingPlan) -> list[list[str]]:
+    """One target a row: what becomes of each scheme, and which one ``auto`` takes."""
+    return [
+        [
+            served.target.name + (" ←" if served.target.name == serving.asked else ""),
+            *(_SHORT[fit.served] for fit in served.fits),
+            served.auto.scheme + (f", groups of {served.auto.group_size}" if served.auto.group_size else ""),
+        ]
+        for served in serving.targets
+    ]
+
+
+def serving_told(serving: ServingPlan) -> str:
+    """What becomes of the recipe's scheme where it will be served; empty where that is not known."""
+    taken = serving.taken
+    if taken is None:
+        return ""
+    picked = f"{serving.scheme}, which takes {taken.scheme}" if taken.scheme != serving.scheme else taken.scheme
+    return f"scheme {picked} on {taken.target}: {taken.served}; {taken.reason} ({taken.source})"
+
+
+def _serving_columns(serving: ServingPlan) -> list[str]:
+    return ["target", *(fit.scheme for fit in serving.targets[0].fits), "auto takes"]
+
+
+def _serving_sections(serving: ServingPlan) -> list[Section]:
+    reasons = [
+        [served.target.name, fit.scheme, fit.served, fit.reason, fit.source]
+        for served in serving.targets
+        for fit in served.fits
+    ]
+    told = paragraph(serving_told(serving)) if serving.taken else ""
+    weights = table(["scheme", "weights", "share"], serving_weights(serving))
+    targets = table(_serving_columns(serving), serving_rows(serving))
+    return [
+        Section(f"Served by {VLLM}", told + weights + targets, _SERVING),
+        Section("Why", table(["target", "scheme", "served", "reason", "source"], reasons)),
+    ]
 
 
 _PUBLISHED_COLUMNS = ["method", "published", "activations computed twice", "activations kept", "why"]

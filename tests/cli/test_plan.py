@@ -100,6 +100,38 @@ def test_a_model_without_published_figures_shows_none(tiny_base: Path) -> None:
     assert planned("--model", str(tiny_base))["published"] == []
 
 
+def test_what_can_be_served_where_stands_beside_the_memory_of_its_weights() -> None:
+    found = planned(
+        str(RECIPES / "demo.yaml"), "--set", "scheme=auto", "--set", "quantize.serving_target=vllm-cpu-avx512"
+    )
+    serving = found["serving"]
+    assert (serving["serving_target"], serving["scheme"]) == ("vllm-cpu-avx512", "auto")
+    assert (serving["taken"]["scheme"], serving["taken"]["group_size"]) == ("W4A16", 64)
+    assert (
+        serving["weights_bytes"]["W4A16"] < serving["weights_bytes"]["W8A8"] < serving["weights_bytes"]["unquantized"]
+    )
+    cells = {target["name"]: {fit["scheme"]: fit for fit in target["schemes"]} for target in serving["targets"]}
+    assert cells["vllm-cpu-avx2"]["W4A16"]["served"] == "no" and "cpu_gemm_wna16" in str(
+        cells["vllm-cpu-avx2"]["W4A16"]
+    )
+    assert {target["name"]: target["auto"]["scheme"] for target in serving["targets"]}[
+        "vllm-cuda-sm90"
+    ] == "FP8_DYNAMIC"
+
+
+def test_people_see_which_scheme_auto_takes_on_every_target_and_why_on_theirs() -> None:
+    options = ["--set", "scheme=auto", "--set", "quantize.serving_target=vllm-cuda-sm90"]
+    result = RUNNER.invoke(app, ["plan", "--model", "llama-3-8b", *options], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, result.output
+    for said in (
+        "vllm-cuda-sm90 ←",
+        "scheme auto, which takes FP8_DYNAMIC on vllm-cuda-sm90",
+        "not quantized",
+        "16.1 GB",
+    ):
+        assert said in result.stdout
+
+
 def test_the_page_is_written_once_and_loads_nothing(tmp_path: Path) -> None:
     page = tmp_path / "new" / "plan.html"
     assert RUNNER.invoke(app, ["plan", "--model", "llama-3-8b", "--page", str(page)]).exit_code == 0
