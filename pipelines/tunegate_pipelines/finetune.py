@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from kfp import dsl
 
 from tunegate.approve.component import await_approval, not_approved, request_approval
-from tunegate.evaluate.component import evaluate_base, evaluate_model
+from tunegate.evaluate.component import evaluate_base, evaluate_champion, evaluate_model
 from tunegate.gate.component import gate
 from tunegate.merge.component import merge
 from tunegate.parity.component import parity
@@ -23,6 +23,7 @@ TUNED = ("merged", "quantized")
 #: Task of the compiled pipeline → what a person calls it; kfp numbers the second use of a component.
 LABELS: Mapping[str, str] = {
     "evaluate-base": "evaluate base",
+    "evaluate-champion": "evaluate champion",
     **{f"evaluate-model{'' if n == 1 else f'-{n}'}": f"evaluate {role}" for n, role in enumerate(TUNED, 1)},
 }
 
@@ -122,6 +123,17 @@ def finetune(
             tuned = evaluate_model(settings=of["evaluate"], reuse=reuse_evaluations, model=models[role], dataset=rows)
             request(uncached(tuned).set_display_name(f"evaluate {role}"), "evaluate")
             evidence[f"{role}_evaluation"] = tuned.outputs["evaluation"]
+        found = evaluate_champion(
+            settings=of["evaluate"],
+            gate=of["gate"],
+            registry=registry,
+            alias=alias,
+            reuse=reuse_evaluations,
+            dataset=rows,
+            like=base.outputs["evaluation"],
+        )
+        request(uncached(found), "evaluate")
+        evidence["champion"] = found.outputs["champion"]
 
         judged = gate(settings=of["gate"], dataset=rows, **models, **evidence)
         request(uncached(judged), "gate")

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import TunegateError
 from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.launch import PAGE_NAME, read_summary
@@ -34,8 +35,8 @@ PAGES_FOLDER = "pages"
 KFP_FOLDER = "kfp"
 
 #: The order in which steps are shown.
-_ORDER = ("dataset", "adapter", "merged", "quantized", "parity", "evaluation", "verdict", "promotion")
-_ROLES = ("base", "merged", "quantized")
+_ORDER = ("dataset", "adapter", "merged", "quantized", "parity", "evaluation", "champion", "verdict", "promotion")
+_ROLES = ("base", "merged", "quantized", *CHAMPION_ROLES)
 #: How the demo's measures are called in the table; any other is shown as ``task metric``.
 _LABELS: Mapping[tuple[str, str], str] = {
     ("tool_call", "valid"): "valid calls",
@@ -108,7 +109,9 @@ def finally_reported(report: Callable[[], None], console: Console) -> Iterator[N
 def read_report(output: Path) -> Report:
     """Reads every finished artifact of the run in ``output``."""
     paths = sorted((output / KFP_FOLDER).rglob(MANIFEST_NAME))
-    found = [(path.parent, read_manifest(path.parent)) for path in paths]
+    folders = {path.parent for path in paths}
+    outer = [path.parent for path in paths if not folders & set(path.parent.parents)]  # a champion holds evaluations
+    found = [(folder, read_manifest(folder)) for folder in outer]
     digests = {manifest.content_digest: manifest.kind for _, manifest in found}
     artifacts = []
     results: dict[str, Mapping[str, Any]] = {}
@@ -118,6 +121,12 @@ def read_report(output: Path) -> Report:
             document = json.loads((folder / "results.json").read_text("utf-8"))
             role = digests.get(document["model_digest"], "base")
             name, results[role] = f"evaluation of {role}", document
+        elif manifest.kind == "champion":
+            results |= {
+                role: read_json_object(folder / role / "results.json")
+                for role in CHAMPION_ROLES
+                if (folder / role).is_dir()
+            }
         artifacts.append(Made(name, folder, manifest))
     artifacts.sort(key=lambda made: (_ORDER.index(made.manifest.kind), _role_rank(made.name)))
     of_kind = {made.manifest.kind: made.folder for made in artifacts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -48,6 +49,8 @@ class Run:
         parity: what of a good parity report is replaced: ``pairs`` (pair → figures), ``report`` and ``manifest`` (name
             → digest), ``top`` (entries of the document), ``without`` (what is not merged with it); None writes none.
         serving: the same of a good serving report: ``report``, ``manifest``, ``top``; None writes none.
+        champion: what of a good champion artifact is replaced: ``scores`` (role → scores; none: there is no champion),
+            ``top`` (entries of the document); None writes none.
     """
 
     folder: Path
@@ -62,6 +65,7 @@ class Run:
     roles: tuple[str, ...] = ("base", "merged", "quantized")
     parity: dict[str, Any] | None = None
     serving: dict[str, Any] | None = None
+    champion: dict[str, Any] | None = None
     inputs: dict[str, Any] = field(default_factory=dict)
 
     def write(self) -> None:
@@ -97,6 +101,8 @@ class Run:
         self.inputs["evaluations"] = {
             role: self._evaluation(role, ids, digests[role], _rows_digest(dataset)) for role in self.roles
         }
+        if self.champion is not None:
+            self.inputs["champion"] = self._champion(ids, _rows_digest(dataset), self.champion)
         if self.parity is not None:
             rows = next(entry.sha256 for entry in dataset.files if entry.path == "validation.jsonl")
             about = {"base": BASE_DIGEST, "adapter": adapter.content_digest, "validation_rows": rows}
@@ -122,6 +128,27 @@ class Run:
 
         parents = self.parents.get(kind, parents)
         return produce(self.folder / kind, kind=kind, parents=parents, settings={}, build=build)
+
+    def _champion(self, ids: list[str], evaluation_rows: str, change: Mapping[str, Any]) -> Path:
+        """What the alias pointed at, with its evaluations."""
+        scores = change.get("scores", {})
+        models = {role: f"{place}" * 64 for place, role in enumerate(scores, 1)}
+        there = {"record": "r" * 64, "generation": 3, "version": "v" * 64}
+        document = {
+            "schema_version": 1, "alias": "champion", "registry": "registry", "record": None, "generation": 0,
+            "version": None, "models": models, "evaluations": dict.fromkeys(scores, "stored"),
+            "asked": ["champion", "champion_quantized"],
+        } | (there if scores else {}) | change.get("top", {})  # fmt: skip
+        self.scores |= scores
+        places = {role: self._evaluation(role, ids, models[role], evaluation_rows) for role in scores}
+
+        def build(folder: Path) -> None:
+            (folder / "champion.json").write_text(json.dumps(document))
+            for role, place in places.items():
+                shutil.copytree(place, folder / role)
+
+        produce(self.folder / "champion", kind="champion", parents={}, settings={}, build=build)
+        return self.folder / "champion"
 
     def _parity(self, about: Mapping[str, str], change: Mapping[str, Any]) -> Path:
         """A good report of these digests, changed."""

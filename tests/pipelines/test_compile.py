@@ -85,6 +85,7 @@ def test_no_task_is_ever_taken_from_the_cache(document: Any) -> None:
         "evaluate-base",
         "evaluate-model",
         "evaluate-model-2",
+        "evaluate-champion",
         "gate",
     )
     approval = ("request-approval", "await-approval", "not-approved", "promote-approved")

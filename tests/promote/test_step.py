@@ -335,3 +335,64 @@ def test_a_promotion_killed_at_any_step_leaves_the_old_or_the_new_and_a_retry_fi
         assert not list(judged.registry.rglob(".tunegate-*-*"))
         seen.add((len(list_versions(storage)), len(before)))
     assert seen == {(2, 1), (2, 2)}
+
+
+def _compared(folder: Path, registry: Path, text: str, record: str | None, **top: Any) -> Judged:
+    """A finished run that was compared with what the alias pointed at."""
+    document = {
+        "schema_version": 1, "alias": "champion", "registry": str(registry), "record": record,
+        "generation": 1 if record else 0, "version": "v" * 64 if record else None, "models": {}, "evaluations": {},
+        "asked": ["champion_quantized"],
+    } | top  # fmt: skip
+    folder.mkdir()
+    path = folder / "champion"
+    digest = produce(
+        path,
+        kind="champion",
+        parents={},
+        settings={},
+        build=lambda partial: (partial / "champion.json").write_text(json.dumps(document)),
+    ).content_digest
+
+    def bound(verdict: Verdict) -> Verdict:
+        return dataclasses.replace(verdict, subjects={**verdict.subjects, "champion": digest})
+
+    judged = _finished(folder, registry, text, bound)
+    judged.inputs["champion"] = path
+    return judged
+
+
+def test_what_was_compared_with_a_champion_that_was_replaced_since_is_refused(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first = _compared(tmp_path / "first", registry, "one", None)
+    record = first.promote()["record"]
+    second, late = (_compared(tmp_path / name, registry, name, record) for name in ("second", "late"))
+    second.promote()
+    with pytest.raises(ConflictError, match="another champion") as caught:
+        late.promote()
+    assert record in caught.value.expected
+    assert second.promote("again")["alias"] == "champion"  # a retry of what moved the alias is no change
+    storage = open_storage(str(registry))
+    assert len(history(storage, "champion")) == 2
+    assert len(list_versions(storage)) == 2
+
+
+def test_a_run_that_found_no_champion_does_not_replace_one_that_came_meanwhile(tmp_path: Path) -> None:
+    registry = tmp_path / "registry"
+    first, late = (_compared(tmp_path / name, registry, name, None) for name in ("first", "late"))
+    first.promote()
+    with pytest.raises(ConflictError, match="another champion"):
+        late.promote()
+
+
+def test_a_comparison_with_the_champion_of_another_alias_is_refused(tmp_path: Path) -> None:
+    judged = _compared(tmp_path / "run", tmp_path / "registry", "one", None, alias="other")
+    with pytest.raises(ConflictError, match="another champion"):
+        judged.promote()
+
+
+def test_a_version_holds_what_it_was_compared_with(tmp_path: Path) -> None:
+    judged = _compared(tmp_path / "run", tmp_path / "registry", "one", None)
+    version = judged.promote()["version"]
+    fetch_version(open_storage(str(judged.registry)), version, tmp_path / "copy")
+    assert (tmp_path / "copy/champion/champion.json").is_file()

@@ -18,7 +18,10 @@ from tunegate.registry.versions import list_versions
 from tunegate.storage.open import open_storage
 
 #: No row of the quantized model may be much worse: true of any model, tuned or not.
-PASSES = [{"task": "tool_call", "metric": "valid", "candidate": "quantized", "reference": "merged", "margin": 0.6}]
+PASSES = [
+    {"task": "tool_call", "metric": "valid", "candidate": "quantized", "reference": reference, "margin": 0.6}
+    for reference in ("merged", "champion_quantized")
+]
 #: A LoRA adapter in float32 is merged exactly but for rounding.
 PARITY = [{"reference": "adapter", "candidate": "merged", "max_mean_kl": 1e-6, "min_top1_agreement": 1.0}]
 #: A gain that a model of two layers cannot make.
@@ -60,7 +63,7 @@ def start(place: Path, tiny_base: Path, rows_file: Path) -> Any:
             "quantize": {"num_calibration_samples": 4},
             "evaluate": {"max_new_tokens": 4},
             "parity": {"rows": 2},
-            "gate": {"policy": {"checks": checks, "parity": PARITY}},
+            "gate": {"policy": {"checks": checks, "parity": PARITY, "when_no_champion": "pass"}},
         }
         path = place / f"{name}.yaml"
         path.write_text(yaml.safe_dump(recipe), "utf-8")
@@ -94,6 +97,7 @@ def test_every_step_leaves_an_artifact_that_verifies(promoted: Finished) -> None
         "evaluation of base",
         "evaluation of merged",
         "evaluation of quantized",
+        "champion",
         "verdict",
         "promotion",
     ]
@@ -123,6 +127,20 @@ def test_pass_moves_the_alias_to_a_published_version(promoted: Finished) -> None
     assert record.version in promoted.out
 
 
+def test_first_run_says_that_there_is_no_champion_and_a_later_one_takes_its_stored_evaluation(
+    start: Any, promoted: Finished
+) -> None:
+    assert "no champion: tiny points at nothing yet" in promoted.out
+    record = current(open_storage(promoted.registry), "tiny")
+    assert record is not None
+    later = start("later", PASSES, seed=1)
+    assert later.code == 0, later.out + later.err
+    assert f"champion: tiny → {record.version[:12]}" in later.out
+    assert "champion_quantized: its stored evaluation is of the same rows, asked in the same way" in later.out
+    champion = json.loads((artifacts(later)["champion"] / "champion.json").read_text("utf-8"))
+    assert (champion["record"], champion["evaluations"]) == (record.digest, {"champion_quantized": "stored"})
+
+
 def test_person_sees_table_verdict_and_page_and_none_of_kfps_dumps(promoted: Finished) -> None:
     for word in ("base", "merged", "quantized", "exact calls", "perplexity", "PASS", "index.html"):
         assert word in promoted.out
@@ -136,7 +154,7 @@ def test_person_sees_table_verdict_and_page_and_none_of_kfps_dumps(promoted: Fin
 def test_index_links_a_page_of_every_step(promoted: Finished) -> None:
     index = (promoted.folder / "index.html").read_text("utf-8")
     pages = sorted(path.name for path in (promoted.folder / "pages").iterdir())
-    assert len(pages) == 10
+    assert len(pages) == 11
     for name in pages:
         assert f'href="pages/{name}"' in index
         assert "<html" in (promoted.folder / "pages" / name).read_text("utf-8")
@@ -152,7 +170,7 @@ def test_kfp_is_given_page_metrics_and_digest_of_each_step(promoted: Finished) -
         if "content_digest" in artifact.get("metadata", {})
     }
     assert {verify(folder).content_digest for folder in artifacts(promoted).values()} == digests
-    assert len(list((promoted.folder / "kfp").rglob("page"))) == 12
+    assert len(list((promoted.folder / "kfp").rglob("page"))) == 13
 
 
 def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted: Finished) -> None:

@@ -17,6 +17,7 @@ def request_approval(
     merged: Input[Model],
     quantized: Input[Model],
     parity: Input[Artifact],
+    champion: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -37,6 +38,7 @@ def request_approval(
         merged: what merge wrote.
         quantized: what quantize wrote.
         parity: how far these models are from each other, which was judged with them.
+        champion: what the alias pointed at when they were judged: it must still.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -57,6 +59,7 @@ def request_approval(
         merged=merged,
         quantized=quantized,
         parity=parity,
+        champion=champion,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         asked=asked,
         page=page,

@@ -19,7 +19,7 @@ from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.registry.aliases import check_alias_name, current, read_alias
 from tunegate.registry.approvals import open_request, write_request
-from tunegate.registry.judged import Judged, read_judged
+from tunegate.registry.judged import Judged, read_judged, refuse_other_champion
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.registry.signatures import publish_signed
 from tunegate.registry.versions import show_version
@@ -61,12 +61,13 @@ def run(
     parity: Path | None,
     registry: str,
     output: Path,
+    champion: Path | None = None,
 ) -> Manifest:
     """Publishes the version, writes the request, and ends: nobody is waited for.
 
     Args:
         asking: who asks for what.
-        verdict, adapter, merged, quantized, evaluations, parity: what the gate judged, and what it said.
+        verdict, adapter, merged, quantized, evaluations, parity, champion: what the gate judged, and what it said.
         registry: a folder or URI.
         output: where the ``request`` artifact will be: the request and the page that shows it.
 
@@ -74,6 +75,7 @@ def run(
         InputError: when the registry or the settings cannot be used, or nobody knows who asks.
         GateRefused: when the verdict is not PASS.
         ArtifactError: when an artifact does not verify, or is not what the verdict is about.
+        ConflictError: when the alias was moved since the models were compared with what it pointed at.
     """
     check_alias_name(asking.alias)
     refuse_unusable_signing(asking.signing, signs=True)
@@ -83,7 +85,13 @@ def run(
     storage = open_storage(registry)
     storage.refuse_absent()
     judged = read_judged(
-        verdict=verdict, adapter=adapter, merged=merged, quantized=quantized, evaluations=evaluations, parity=parity
+        verdict=verdict,
+        adapter=adapter,
+        merged=merged,
+        quantized=quantized,
+        evaluations=evaluations,
+        parity=parity,
+        champion=champion,
     )
     document = {
         **settings_document(asking.settings),
@@ -106,6 +114,7 @@ def _ask(folder: Path, asking: Asking, storage: Storage, judged: Judged, evaluat
     say("approve", f"publishing to {storage.uri}, with no alias on it")
     version = publish_signed(storage, judged.parts, asking.signing, asking.environment)
     request = _request(asking, storage, version, judged)
+    refuse_other_champion(judged, read_alias(storage, asking.alias))
     open_already = open_request(storage, request, utc_now())
     if open_already is None:
         write_request(storage, request)

@@ -31,6 +31,7 @@ class Check:
         threshold: what it was held against.
         rows: ids of rows that decided it (those that got worse), the first few.
         rows_needed: for INCONCLUSIVE, about how many rows would decide it.
+        shared: what the rows that got worse share, each a sentence with its counts.
     """
 
     rule: str
@@ -42,6 +43,7 @@ class Check:
     threshold: float | None = None
     rows: tuple[str, ...] = ()
     rows_needed: int | None = None
+    shared: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def read_verdict(folder: Path) -> Verdict:
     path = folder / VERDICT_NAME
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        checks = tuple(Check(**{**check, "rows": tuple(check["rows"])}) for check in document.pop("checks"))
+        checks = tuple(_check(check) for check in document.pop("checks"))
         verdict = Verdict(checks=checks, **document)
         if verdict.schema_version != SCHEMA_VERSION or verdict.decision not in ("PASS", "FAIL", "INCONCLUSIVE"):
             raise ValueError(f"schema version {verdict.schema_version}, decision {verdict.decision!r}")
@@ -89,3 +91,8 @@ def read_verdict(folder: Path) -> Verdict:
             remedy="run the gate again",
         ) from error
     return verdict
+
+
+def _check(document: dict[str, Any]) -> Check:
+    listed: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in document.items()}
+    return Check(**listed)

@@ -1,4 +1,4 @@
-"""The KFP components ``evaluate_base`` and ``evaluate_model``: a base has an address, a tuned model is an artifact."""
+"""The KFP components that evaluate: a base by its address, a tuned model as an artifact, a champion from a registry."""
 
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
@@ -64,3 +64,46 @@ def evaluate_model(
     from tunegate.evaluate.launcher import launch_model
 
     launch_model(settings, reuse=reuse, model=model, dataset=dataset, evaluation=evaluation, page=page, metrics=metrics)
+
+
+@dsl.component(base_image=images.IMAGES["evaluate"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def evaluate_champion(
+    settings: dict,  # type: ignore[type-arg]
+    gate: dict,  # type: ignore[type-arg]
+    registry: str,
+    alias: str,
+    reuse: str,
+    dataset: Input[Dataset],
+    like: Input[Artifact],
+    champion: Output[Artifact],
+    page: Output[HTML],
+    metrics: Output[Metrics],
+) -> None:
+    """Evaluates what the alias points at now, as far as the policy compares with it, or records that there is nothing.
+
+    Args:
+        settings: the section 'evaluate' of the recipe.
+        gate: the section 'gate' of the recipe: its policy says which of the champion's models are compared.
+        registry: where versions and aliases lie.
+        alias: the name that would be moved.
+        reuse: a folder that keeps evaluations by digest; '' for none.
+        dataset: what prepare wrote; only its evaluation rows are read.
+        like: an evaluation of this run; the champion's stored one is taken when only the model differs.
+        champion: where the alias pointed, and an evaluation of each model that is compared.
+        page: the same, for people.
+        metrics: how many models are compared.
+    """
+    from tunegate.evaluate.launcher import launch_champion
+
+    launch_champion(
+        settings,
+        gate=gate,
+        registry=registry,
+        alias=alias,
+        reuse=reuse,
+        dataset=dataset,
+        like=like,
+        champion=champion,
+        page=page,
+        metrics=metrics,
+    )

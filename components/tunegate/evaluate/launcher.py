@@ -10,6 +10,7 @@ from typing import Any
 from tunegate.contracts.errors import SettingsError, reports_errors
 from tunegate.contracts.launch import KfpArtifact, KfpMetrics, publish
 from tunegate.contracts.settings import parse_settings
+from tunegate.evaluate.champion import asked_roles, run_champion
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.evaluate.step import run
 from tunegate.models.files import resolve_model
@@ -80,3 +81,31 @@ def launch_model(
         api_key=api_key(parsed),
     )
     publish(manifest, artifact=evaluation, page=page, metrics=metrics)
+
+
+@reports_errors
+def launch_champion(
+    settings: Mapping[str, Any],
+    *,
+    gate: Mapping[str, Any],
+    registry: str,
+    alias: str,
+    reuse: str,
+    dataset: KfpArtifact,
+    like: KfpArtifact,
+    champion: KfpArtifact,
+    page: KfpArtifact,
+    metrics: KfpMetrics,
+) -> None:
+    """Evaluates what the alias points at, as far as the gate's policy compares with it, at ``champion.path``."""
+    manifest = run_champion(
+        parse_settings(EvaluateSettings, settings, where="recipe.evaluate"),
+        roles=asked_roles(gate.get("policy", {})),
+        registry=registry,
+        alias=alias,
+        dataset=Path(dataset.path),
+        like=Path(like.path),
+        output=Path(champion.path),
+        reuse=Path(reuse) if reuse else None,
+    )
+    publish(manifest, artifact=champion, page=page, metrics=metrics)

@@ -71,7 +71,7 @@ def compare(rule: Rule, gains: Array, *, alpha: float) -> Compared:
             lower,
             upper,
             p_short=_exact(won, lost, rows, threshold),
-            p_enough=_exact(lost, won, rows, -threshold),
+            p_enough=enough_p_value(rule, gains, alpha=alpha),
             p_no_gain=mcnemar_p_value(won, lost) if rule.kind == "required_gain" else None,
         )
     lowest, highest = row_range(rule, gains)
@@ -81,8 +81,17 @@ def compare(rule: Rule, gains: Array, *, alpha: float) -> Compared:
         lower,
         upper,
         p_short=float(betting_p_value(gains, threshold, lowest=lowest, alpha=alpha)),
-        p_enough=float(betting_p_value(-gains, -threshold, lowest=-highest, alpha=alpha)),
+        p_enough=enough_p_value(rule, gains, alpha=alpha),
     )
+
+
+def enough_p_value(rule: Rule, gains: Array, *, alpha: float) -> float:
+    """The p-value of 'the true gain is what is asked, or more': small speaks against the candidate."""
+    threshold = threshold_of(rule)
+    if rule.score_range is None:
+        return _exact(int((gains < 0).sum()), int((gains > 0).sum()), len(gains), -threshold)
+    _, highest = row_range(rule, gains)
+    return float(betting_p_value(-gains, -threshold, lowest=-highest, alpha=alpha))
 
 
 def row_range(rule: Rule, gains: Array) -> tuple[float, float]:

@@ -14,6 +14,7 @@ def gate(
     merged: Input[Model],
     quantized: Input[Model],
     parity: Input[Artifact],
+    champion: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -31,6 +32,7 @@ def gate(
         merged: what merge wrote.
         quantized: what quantize wrote.
         parity: how far these models are from each other, token by token.
+        champion: what the alias pointed at, evaluated on the same rows as far as the policy compares with it.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -48,6 +50,7 @@ def gate(
         merged=merged,
         quantized=quantized,
         parity=parity,
+        champion=champion,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         verdict=verdict,
         page=page,

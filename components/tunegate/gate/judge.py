@@ -16,9 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.verdict import Check, Decision, Verdict
 from tunegate.gate.bounds import wilson_bounds
+from tunegate.gate.champion import Absent
 from tunegate.gate.comparison import ROUNDING, Compared, compare, gains_of, holm, needed_rows, threshold_of
 from tunegate.gate.evidence import Evaluation
 from tunegate.gate.policy import Policy, Rule
@@ -31,7 +33,8 @@ from tunegate.gate.reasons import (
     inconclusive_word,
     outlook,
 )
-from tunegate.gate.rows import Series, check_paired, series
+from tunegate.gate.rows import Series, check_paired, in_slice, series
+from tunegate.gate.shared import shared_by_worse
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,15 +61,22 @@ class Paired:
     compared: Compared
 
 
-def judge_rules(rules: Sequence[Rule], evaluations: Mapping[str, Evaluation], *, alpha: float) -> list[Judged]:
-    """Judges the rules, in their order; anything missing, doubled, unpaired or not finite is a FAIL that says so."""
-    prepared = [_prepared(rule, evaluations, alpha) for rule in rules]
+def prepare_rules(
+    policy: Policy, evaluations: Mapping[str, Evaluation], *, no_champion: Absent | None = None
+) -> list[Judged | Paired]:
+    """Each comparison with its rows, in the policy's order; what needs or has none is judged already.
+
+    Args:
+        no_champion: how comparisons with the champion end, where it is known that there is none.
+    """
+    return [_prepared(rule, evaluations, policy, no_champion) for rule in policy.checks]
+
+
+def judge_rules(prepared: Sequence[Judged | Paired], *, alpha: float) -> list[Judged]:
+    """Judges the comparisons together: those that are shown to be worse are corrected for their number."""
     pairs = [item for item in prepared if isinstance(item, Paired)]
     worse = iter(holm([pair.compared.p_enough for pair in pairs], alpha=alpha))
-    return [
-        _judge_comparison(item, alpha, shown_worse=next(worse)) if isinstance(item, Paired) else item
-        for item in prepared
-    ]
+    return [judge_pair(item, alpha, worse=next(worse)) if isinstance(item, Paired) else item for item in prepared]
 
 
 def decide(
@@ -84,20 +94,32 @@ def decide(
     return Verdict(decision if every else "FAIL", summary, every, dict(subjects), policy.digest)
 
 
-def _prepared(rule: Rule, evaluations: Mapping[str, Evaluation], alpha: float) -> Judged | Paired:
-    """A comparison with its rows, or what is decided already: a limit, or rows that cannot be used."""
+def _prepared(
+    rule: Rule, evaluations: Mapping[str, Evaluation], policy: Policy, no_champion: Absent | None
+) -> Judged | Paired:
+    """A comparison with its rows, or what is decided already; anything missing or unpaired is a FAIL that says so."""
+    if no_champion is not None and rule.reference in CHAMPION_ROLES:
+        return Judged(rule, Check(rule.name, no_champion.decision, no_champion.reason, threshold=threshold_of(rule)))
     try:
         candidate = _series(rule, rule.candidate, evaluations)
-        if not rule.compares:
-            return _judge_limit(rule, candidate, alpha)
-        reference = _series(rule, rule.reference, evaluations)
+        reference = _series(rule, rule.reference, evaluations) if rule.compares else candidate
         check_paired(candidate, reference)
+        if rule.slice:
+            candidate, reference = in_slice(candidate, rule.slice), in_slice(reference, rule.slice)
     except ArtifactError as error:
         reason = f"{error.failed} Seen: {error.seen}; expected: {error.expected}."
         rows = tuple(item.partition(":")[0] for item in error.items[:ROWS_NAMED])
         return Judged(rule, Check(rule.name, "FAIL", reason, threshold=threshold_of(rule), rows=rows))
+    if rule.slice and len(candidate.scores) < policy.min_slice_rows:
+        reason = (
+            f"{len(candidate.scores)} rows carry the tag, and a slice of fewer than {policy.min_slice_rows} decides"
+        )
+        needed = policy.min_slice_rows
+        return Judged(rule, Check(rule.name, "INCONCLUSIVE", f"{reason} nothing", rows_needed=needed))
+    if not rule.compares:
+        return _judge_limit(rule, candidate, policy.alpha)
     gains = gains_of(rule, candidate, reference)
-    return Paired(rule, candidate, reference, gains, compare(rule, gains, alpha=alpha))
+    return Paired(rule, candidate, reference, gains, compare(rule, gains, alpha=policy.alpha))
 
 
 def _series(rule: Rule, role: str, evaluations: Mapping[str, Evaluation]) -> Series:
@@ -136,18 +158,18 @@ def _judge_limit(rule: Rule, candidate: Series, alpha: float) -> Judged:
     return Judged(rule, check, () if holds else tuple(shown))
 
 
-def _judge_comparison(pair: Paired, alpha: float, *, shown_worse: bool) -> Judged:
+def judge_pair(pair: Paired, alpha: float, *, worse: bool) -> Judged:
     """Decides a comparison.
 
     Args:
-        shown_worse: whether the opposite of what is asked is shown, corrected for the number of comparisons.
+        worse: whether the opposite of what is asked is shown, corrected for the number of comparisons.
     """
     rule, compared, gains = pair.rule, pair.compared, pair.gains
     threshold = threshold_of(rule)
-    worse = against(rule, pair.candidate, gains)
-    too_bad = [] if rule.max_row_loss is None else [i for i in worse if gains[i] < -rule.max_row_loss - ROUNDING]
+    wrong = against(rule, pair.candidate, gains)
+    too_bad = [] if rule.max_row_loss is None else [i for i in wrong if gains[i] < -rule.max_row_loss - ROUNDING]
     decision: Decision
-    if too_bad or shown_worse:
+    if too_bad or worse:
         decision = "FAIL"
     elif compared.shown(alpha) and compared.lower >= threshold:
         decision = "PASS"
@@ -165,7 +187,8 @@ def _judge_comparison(pair: Paired, alpha: float, *, shown_worse: bool) -> Judge
         lower=compared.lower,
         upper=compared.upper,
         threshold=threshold,
-        rows=tuple(pair.candidate.row_ids[i] for i in (too_bad or worse)[:ROWS_NAMED]),
+        rows=tuple(pair.candidate.row_ids[i] for i in (too_bad or wrong)[:ROWS_NAMED]),
         rows_needed=needed,
+        shared=() if decision == "PASS" else shared_by_worse(pair.candidate, pair.reference, gains),
     )
-    return Judged(rule, check, compared_rows(pair.candidate, pair.reference, gains, worse))
+    return Judged(rule, check, compared_rows(pair.candidate, pair.reference, gains, wrong))

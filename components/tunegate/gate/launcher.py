@@ -23,6 +23,7 @@ def launch(
     merged: KfpArtifact,
     quantized: KfpArtifact,
     parity: KfpArtifact,
+    champion: KfpArtifact,
     evaluations: Mapping[str, KfpArtifact],
     verdict: KfpArtifact,
     page: KfpArtifact,
@@ -39,6 +40,7 @@ def launch(
         merged=Path(merged.path),
         quantized=Path(quantized.path),
         parity=Path(parity.path),
+        champion=Path(champion.path),
         output=output,
     )
     publish(manifest, artifact=verdict, page=page, metrics=metrics)

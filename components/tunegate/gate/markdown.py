@@ -18,6 +18,7 @@ def verdict_markdown(verdict: Verdict) -> str:
         more = f" and {len(check.rows) - _ROWS_SHOWN} more" if len(check.rows) > _ROWS_SHOWN else ""
         shown = ", ".join(f"`{row}`" for row in check.rows[:_ROWS_SHOWN])
         lines.append(f"- {check.rule}: {shown}{more}")
+        lines += [f"  - {shared}" for shared in check.shared]
     lines += ["", "| judged | content digest |", "|---|---|"]
     judged = {**verdict.subjects, "policy": verdict.policy_digest}
     lines += [f"| {role} | `{digest}` |" for role, digest in judged.items()]

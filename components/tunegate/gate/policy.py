@@ -8,13 +8,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import PolicyError, SettingsError
 from tunegate.contracts.files import sha256_json
 from tunegate.contracts.settings import parse_settings, setting
 from tunegate.gate.serving import ServingRule
 
-#: The evaluations that are compared, in the order in which the models come about.
+#: The evaluations of a run, in the order in which the models come about.
 ROLES = ("base", "merged", "quantized")
+
+#: What to do with a comparison with the champion while the alias points at nothing.
+NO_CHAMPION = ("fail", "pass")
+
+#: Below this many rows a slice tells nothing: five rows that get worse for another reason are a quarter of it.
+MIN_SLICE_ROWS = 20
 
 Kind = Literal["margin", "required_gain", "floor", "ceiling"]
 _COMPARISONS: tuple[Kind, ...] = ("margin", "required_gain")
@@ -39,7 +46,9 @@ class Rule:
     task: str = setting(help="name of the task in the evaluation")
     metric: str = setting(help="name of the per-row metric")
     candidate: str = setting(help="the model that is judged", choices=("merged", "quantized"))
-    reference: str = setting("", help="the model it is compared with, on the same rows", choices=("", *ROLES))
+    reference: str = setting(
+        "", help="the model it is compared with, on the same rows", choices=("", *ROLES, *CHAMPION_ROLES)
+    )
     margin: float | None = setting(None, help="the mean may be worse than the reference's by less than this", minimum=0)
     required_gain: float | None = setting(
         None, help="the mean must be better than the reference's by at least this", minimum=0
@@ -56,6 +65,7 @@ class Rule:
         exclusive_minimum=0,
     )
     direction: str = setting("higher", help="which scores are better, in a comparison", choices=("higher", "lower"))
+    slice: str = setting("", help="judge only the rows that carry this tag; all rows otherwise")
 
     @property
     def kind(self) -> Kind:
@@ -76,7 +86,8 @@ class Rule:
     def name(self) -> str:
         """The rule in a few words: ``tool_call.exact: quantized against merged``."""
         against = f"{self.candidate} against {self.reference}" if self.compares else self.candidate
-        return f"{self.task}.{self.metric}: {against} ({self.kind.replace('_', ' ')} {self.limit:g})"
+        where = f" in {self.slice}" if self.slice else ""
+        return f"{self.task}.{self.metric}{where}: {against} ({self.kind.replace('_', ' ')} {self.limit:g})"
 
 
 @dataclass(frozen=True)
@@ -125,6 +136,8 @@ class Policy:
     max_overlap_rows: OverlapLimits
     parity: tuple[ParityRule, ...] = ()
     serving: ServingRule | None = None
+    when_no_champion: str = NO_CHAMPION[0]
+    min_slice_rows: int = MIN_SLICE_ROWS
 
     @property
     def alpha(self) -> float:
@@ -148,6 +161,10 @@ class _Document:
     max_overlap_rows: Mapping[str, Any] = setting(default_factory=dict, help="exact, near: rows allowed on both sides")
     parity: tuple[Any, ...] = setting((), help="the list of limits on how far merging and quantizing may move a model")
     serving: Mapping[str, Any] | None = setting(None, help="how closely what serves must answer as what was evaluated")
+    when_no_champion: str = setting(
+        NO_CHAMPION[0], help="how a comparison with a champion ends while there is none", choices=NO_CHAMPION
+    )
+    min_slice_rows: int = setting(MIN_SLICE_ROWS, help="slices of fewer rows decide nothing", unit="rows", minimum=1)
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
@@ -179,7 +196,10 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
         _check_rule(rule, f"policy.checks[{index}]")
     _check_whole(rules)
     _check_parity(parity)
-    return Policy(rules, top.confidence, overlap, parity, serving)
+    return Policy(
+        rules, top.confidence, overlap, parity, serving, when_no_champion=top.when_no_champion,
+        min_slice_rows=top.min_slice_rows,
+    )  # fmt: skip
 
 
 def _check_rule(rule: Rule, where: str) -> None:
@@ -212,21 +232,21 @@ def _check_rule(rule: Rule, where: str) -> None:
 
 
 def _check_whole(rules: tuple[Rule, ...]) -> None:
-    subjects = Counter((r.task, r.metric, r.candidate, r.reference, r.kind) for r in rules)
+    subjects = Counter((r.task, r.metric, r.candidate, r.reference, r.kind, r.slice) for r in rules)
     twice = [" ".join(filter(None, subject)) for subject, count in subjects.items() if count > 1]
     if not rules:
         seen, remedy = "no checks", "add checks: a policy that asks for nothing would promote anything"
     elif twice:
         seen, remedy = "the same check more than once", "keep one of them"
-    elif not any(rule.candidate == "quantized" and rule.compares for rule in rules):
-        seen = "no comparison of the quantized model"
+    elif not any(rule.candidate == "quantized" and rule.reference in ROLES and not rule.slice for rule in rules):
+        seen = "no comparison of the quantized model with another of its run"
         remedy = "add a check with candidate: quantized, reference: merged and a margin: quantized is what is served"
     else:
         return
     raise PolicyError(
         "The policy cannot be judged.",
         seen=seen,
-        expected="different checks, at least one of which compares the quantized model with another",
+        expected="different checks, at least one of which compares the quantized model with base or merged on all rows",
         remedy=remedy,
         items=twice,
     )

@@ -27,6 +27,15 @@ _COLUMNS = {
     "answer": ("string", "large_string"),
 }
 
+#: The column of slices, with the kinds of Arrow type it takes: a row may carry no tag.
+_TAGS = "tags"
+_TAG_LISTS = tuple(
+    f"{kind}<{name}: {text}>"
+    for kind in ("list", "large_list")
+    for name in ("item", "element")
+    for text in _COLUMNS["row_id"]
+)
+
 
 @dataclass(frozen=True)
 class Row:
@@ -36,6 +45,7 @@ class Row:
     score: float
     prompt_digest: str
     answer: str
+    tags: tuple[str, ...] = ()
 
 
 #: (task, metric) → its rows.
@@ -51,12 +61,14 @@ class Series:
         scores: shape (rows,), finite.
         answers: what the model said.
         prompt_digests: what it was asked.
+        tags: the slices that each row belongs to, sorted.
     """
 
     row_ids: tuple[str, ...]
     scores: NDArray[np.float64]
     answers: tuple[str, ...]
     prompt_digests: tuple[str, ...]
+    tags: tuple[tuple[str, ...], ...] = ()
 
 
 def read_rows(folder: Path) -> Rows:
@@ -75,16 +87,18 @@ def read_rows(folder: Path) -> Rows:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise _unusable(f"{ROWS_NAME} cannot be read.", f"{type(error).__name__}: {error}", "a Parquet file") from error
-    types = dict.fromkeys(_COLUMNS, "missing") | {field.name: str(field.type) for field in table.schema}
-    wrong = [f"{name}: {types[name]}" for name, kinds in _COLUMNS.items() if types[name] not in kinds]
+    types = dict.fromkeys((*_COLUMNS, _TAGS), "missing") | {field.name: str(field.type) for field in table.schema}
+    kinds = {**_COLUMNS, _TAGS: _TAG_LISTS}
+    wrong = [f"{name}: {types[name]}" for name, allowed in kinds.items() if types[name] not in allowed]
     nulls = [name for name in _COLUMNS if not wrong and table.column(name).null_count]
     if wrong or nulls:
         seen = ", ".join(wrong or [f"{name}: empty values" for name in nulls])
-        raise _unusable(f"{ROWS_NAME} has other columns.", seen, f"filled columns {', '.join(_COLUMNS)}")
-    columns = [table.column(name).to_pylist() for name in _COLUMNS]
+        raise _unusable(f"{ROWS_NAME} has other columns.", seen, f"filled columns {', '.join(kinds)}")
+    columns = [table.column(name).to_pylist() for name in kinds]
     found: dict[tuple[str, str], list[Row]] = {}
-    for row_id, task, metric, score, prompt, answer in zip(*columns, strict=True):
-        found.setdefault((task, metric), []).append(Row(row_id, score, prompt, answer))
+    for row_id, task, metric, score, prompt, answer, tags in zip(*columns, strict=True):
+        row = Row(row_id, score, prompt, answer, tuple(sorted(filter(None, tags or ()))))
+        found.setdefault((task, metric), []).append(row)
     return found
 
 
@@ -123,6 +137,26 @@ def series(rows: Rows, rule: Rule, role: str, results: Mapping[str, Any]) -> Ser
         scores,
         tuple(row.answer for row in found),
         tuple(row.prompt_digest for row in found),
+        tuple(row.tags for row in found),
+    )
+
+
+def in_slice(whole: Series, tag: str) -> Series:
+    """The rows that carry a tag.
+
+    Raises:
+        ArtifactError: when there are none.
+    """
+    inside = [i for i, tags in enumerate(whole.tags) if tag in tags]
+    if not inside:
+        known = ", ".join(sorted({tag for tags in whole.tags for tag in tags})) or "no slices"
+        raise _unusable(f"No row carries the tag {tag!r}.", known, "a slice that evaluate.tags makes")
+    return Series(
+        tuple(whole.row_ids[i] for i in inside),
+        whole.scores[inside],
+        tuple(whole.answers[i] for i in inside),
+        tuple(whole.prompt_digests[i] for i in inside),
+        tuple(whole.tags[i] for i in inside),
     )
 
 
@@ -139,6 +173,9 @@ def check_paired(candidate: Series, reference: Series) -> None:
     other = [row_id for row_id, one, two in prompts if one != two]
     if other:
         raise _unusable("The models were not asked the same.", f"{len(other)} prompts differ", "equal prompts", other)
+    moved = [i for i, one, two in zip(candidate.row_ids, candidate.tags, reference.tags, strict=True) if one != two]
+    if moved:
+        raise _unusable("The models' rows are in other slices.", f"{len(moved)} rows differ", "equal tags", moved)
 
 
 def _stated_rows(results: Mapping[str, Any], task: str) -> Any:

@@ -12,8 +12,9 @@ from tunegate.contracts.manifest import Manifest, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.contracts.verdict import Verdict
+from tunegate.gate.champion import absent, check_champion, read_found
 from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
-from tunegate.gate.judge import Judged, decide, judge_rules
+from tunegate.gate.judge import Judged, Paired, decide, judge_rules, prepare_rules
 from tunegate.gate.markdown import verdict_markdown
 from tunegate.gate.page import verdict_page
 from tunegate.gate.parity import check_parity, read_parity
@@ -21,6 +22,7 @@ from tunegate.gate.policy import Policy, parse_policy
 from tunegate.gate.questions import read_questions
 from tunegate.gate.serving import check_serving, read_serving
 from tunegate.gate.settings import GateSettings
+from tunegate.gate.slices import watch_slices
 from tunegate.models.training import TRAINING_NAME
 
 
@@ -35,6 +37,7 @@ def run(
     output: Path,
     parity: Path | None = None,
     serving: Path | None = None,
+    champion: Path | None = None,
 ) -> Manifest:
     """Judges the evaluations by the policy.
 
@@ -46,6 +49,7 @@ def run(
         output: where the ``verdict`` artifact will be.
         parity: what parity wrote. Where the policy has limits on it, an absent one is a FAIL.
         serving: what serve_check wrote. Where the policy requires it, an absent one is a FAIL.
+        champion: what evaluate_champion wrote. Where the policy compares with a champion, an absent one is a FAIL.
 
     Raises:
         PolicyError: when the policy cannot be judged.
@@ -69,11 +73,15 @@ def run(
     if serving is not None:
         served = verify(serving, kind="serving")
         subjects["serving"] = served.content_digest
+    if champion is not None:
+        subjects["champion"] = verify(champion, kind="champion").content_digest
     document = settings_document(settings)
     refuse_foreign_output(output, kind="verdict", parents=subjects, settings=document)
 
     say("gate", f"judging {len(policy.checks)} checks at {policy.confidence:.0%} confidence")
+    best = read_found(champion)
     found = {role: read_evaluation(role, folder) for role, folder in sorted(evaluations.items())}
+    found.update(best.evaluations)
     evidence = check_evidence(
         found,
         artifacts=artifacts,
@@ -89,7 +97,13 @@ def run(
         artifacts=artifacts,
         evaluation=subjects.get("evaluations/quantized"),
     )
-    judged = judge_rules(policy.checks, found, alpha=policy.alpha)
+    evidence += check_champion(policy, best)
+    prepared = prepare_rules(policy, found, no_champion=absent(policy, best))
+    judged = judge_rules(prepared, alpha=policy.alpha)
+    pairs = [item for item in prepared if isinstance(item, Paired)]
+    watched = watch_slices(pairs, alpha=policy.alpha, min_rows=policy.min_slice_rows)
+    judged += watched.broken
+    evidence += [watched.check] if watched.check else []
     verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
     say("gate", f"{verdict.decision}: {verdict.summary}")
     return produce(

@@ -11,9 +11,9 @@ from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.promote.outcome import Outcome, refuse_used, write_outcome
 from tunegate.promote.settings import PromoteSettings
-from tunegate.registry.aliases import check_alias_name, read_alias
+from tunegate.registry.aliases import check_alias_name, history, read_alias
 from tunegate.registry.aliases import promote as move_alias
-from tunegate.registry.judged import Judged, read_judged
+from tunegate.registry.judged import Judged, read_judged, refuse_other_champion
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.registry.signatures import publish_signed
 from tunegate.storage.interface import Storage
@@ -33,6 +33,7 @@ def run(
     registry: str,
     output: Path,
     parity: Path | None = None,
+    champion: Path | None = None,
     signing: SigningSettings = SigningSettings(),  # noqa: B008 - frozen
     environment: Mapping[str, str] | None = None,
 ) -> Manifest:
@@ -49,6 +50,7 @@ def run(
         registry: a folder or URI.
         output: where the ``promotion`` artifact will be.
         parity: the report that the gate judged with them, where it was given one.
+        champion: what they were compared with, likewise: the alias must still point at it.
         signing: how the version is signed.
         environment: where the signing key's password is found.
 
@@ -63,7 +65,13 @@ def run(
     storage = open_storage(registry)
     storage.refuse_absent()  # a pod would make a folder on its own disk, and lose it with that
     judged = read_judged(
-        verdict=verdict, adapter=adapter, merged=merged, quantized=quantized, evaluations=evaluations, parity=parity
+        verdict=verdict,
+        adapter=adapter,
+        merged=merged,
+        quantized=quantized,
+        evaluations=evaluations,
+        parity=parity,
+        champion=champion,
     )
     refuse_used(storage, settings.alias, judged.digests["verdict"], what=_WHAT)
 
@@ -88,6 +96,8 @@ def _promote(
 ) -> None:
     alias = read_alias(storage, settings.alias)
     digest = judged.digests["verdict"]
+    if not any(record.attempt == digest for record in history(storage, alias.name)):  # else it moved for this verdict
+        refuse_other_champion(judged, alias)
     say("promote", f"publishing to {storage.uri}")
     version = publish_signed(storage, judged.parts, signing, environment)
     move = move_alias(storage, alias, version, verdict=digest, attempt=digest, note=settings.note)

@@ -98,8 +98,13 @@ def list_aliases(storage: Storage) -> list[str]:
 
 def current(storage: Storage, name: str) -> Record | None:
     """The record an alias points at, None when there is no such alias."""
-    digest = read_alias(storage, name).record
-    return None if digest is None else _own(read_record(storage, digest), name, storage)
+    return read_current(storage, name)[1]
+
+
+def read_current(storage: Storage, name: str) -> tuple[Alias, Record | None]:
+    """The alias and the record that it points at, read once: None when there is no such alias."""
+    alias = read_alias(storage, name)
+    return alias, None if alias.record is None else _own(read_record(storage, alias.record), name, storage)
 
 
 def history(storage: Storage, name: str) -> list[Record]:

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunegate.contracts.errors import ArtifactError, GateRefused
+from tunegate.contracts.champion import read_champion
+from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.verdict import Verdict, read_verdict
+from tunegate.registry.aliases import Alias
 from tunegate.registry.versions import Part
 
 
@@ -31,9 +33,19 @@ class Judged:
 
 
 def read_judged(
-    *, verdict: Path, adapter: Path, merged: Path, quantized: Path, evaluations: Mapping[str, Path], parity: Path | None
+    *,
+    verdict: Path,
+    adapter: Path,
+    merged: Path,
+    quantized: Path,
+    evaluations: Mapping[str, Path],
+    parity: Path | None,
+    champion: Path | None = None,
 ) -> Judged:
     """Verifies the artifacts of a run, and that they may be promoted.
+
+    Args:
+        champion: what the models were compared with, where the gate was given one; see :func:`refuse_other_champion`.
 
     Raises:
         GateRefused: when the verdict is not PASS.
@@ -44,10 +56,34 @@ def read_judged(
     parts |= {f"evaluations/{role}": _part(folder, "evaluation") for role, folder in sorted(evaluations.items())}
     if parity is not None:
         parts["parity"] = _part(parity, "parity")
+    if champion is not None:
+        parts["champion"] = _part(champion, "champion")
     judged = Judged(parts, read_verdict(verdict))
     refuse_other_subjects(judged.verdict, {role: d for role, d in judged.digests.items() if role != "verdict"})
     refuse_unless_passed(judged.verdict)
     return judged
+
+
+def refuse_other_champion(judged: Judged, alias: Alias) -> None:
+    """Lets through what was compared with the champion that the alias still points at.
+
+    Args:
+        judged: what the gate let through. What was compared with no champion is let through.
+        alias: as it is now, before anything is moved.
+
+    Raises:
+        ConflictError: when the alias is another one, or was moved since.
+    """
+    part = judged.parts.get("champion")
+    champion = read_champion(part.folder) if part else None
+    if champion is None or not champion.asked or (champion.alias, champion.record) == (alias.name, alias.record):
+        return
+    raise ConflictError(
+        f"What was judged was compared with another champion than {alias.name} points at: nothing was promoted.",
+        seen=f"{alias.name} at record {alias.record or 'none'}",
+        expected=f"{champion.alias} at record {champion.record or 'none'}, as when it was compared",
+        remedy="compare with the champion of now: run evaluate_champion and the gate again",
+    )
 
 
 def _part(folder: Path, kind: str) -> Part:
