@@ -122,7 +122,15 @@ def test_heavy_steps_ask_for_an_accelerator_and_light_ones_for_none(document: An
     asked = {name for name, e in executors.items() if e["container"].get("resources", {}).get("accelerator")}
     assert asked == {
         f"exec-{name}"
-        for name in ("train", "quantize", "parity", "evaluate-base", "evaluate-model", "evaluate-model-2")
+        for name in (
+            "train",
+            "quantize",
+            "parity",
+            "evaluate-base",
+            "evaluate-model",
+            "evaluate-model-2",
+            "evaluate-champion",
+        )
     }
     assert all("cpuLimit" in str(e) or "resourceCpuLimit" in str(e) for e in executors.values())
 
