@@ -7,9 +7,10 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from tunegate.pages.charts import Interval, heat_map, histogram, interval_chart, line_chart, stacked_bars
+from tunegate.pages.charts import heat_map, histogram, line_chart, stacked_bars
+from tunegate.pages.forest import Interval, forest_plot
 from tunegate.pages.page import Section, page
-from tunegate.pages.parts import badge, code, facts, link, paragraph, table
+from tunegate.pages.parts import badge, code, facts, link, paragraph, side_by_side, table
 
 EVIL = '<script>alert("x")</script>'
 
@@ -18,11 +19,12 @@ def everything(text: str) -> str:
     charts = [
         line_chart({text: [(0, 1.0), (1, 0.5), (2, float("nan"))]}, x=text, y="loss"),
         histogram({text: [1, 2, 2, 9]}, x="tokens", marks={text: 8}),
-        interval_chart([Interval(text, 0.1, -0.05, 0.2, -0.1, "PASS")]),
+        forest_plot([Interval(text, 0.1, -0.05, 0.2, -0.1, "PASS")]),
         heat_map({text: {0: 1, 1: 3}}, x=text, high=3),
         stacked_bars({text: {text: 1.5}}, x=text, marks={text: 1}),
     ]
     parts = [table([text], [[text], [0.123456], [7]]), facts({text: text}), badge("FAIL"), paragraph(text), code(text)]
+    parts.append(side_by_side(text, {text: text}, {text: text}))
     return page(text, [Section(text, "".join([*parts, *charts]), text)], subtitle=text)
 
 
@@ -51,7 +53,7 @@ def test_charts_are_well_formed_for_any_range(values: list[float]) -> None:
 def test_no_data_is_said_and_not_drawn() -> None:
     assert "Nothing was recorded" in line_chart({"a": []}, x="x", y="y")
     assert "Nothing was counted" in histogram({"a": []}, x="x")
-    assert "No comparison" in interval_chart([])
+    assert "No comparison" in forest_plot([])
     assert "Nothing was recorded" in heat_map({"a": {}}, x="layer", high=1)
     assert "Nothing was counted" in stacked_bars({}, x="GB")
 

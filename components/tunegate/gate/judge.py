@@ -90,7 +90,9 @@ def decide(
         summary = f"All {len(every)} checks hold at {policy.confidence:.0%} confidence."
     else:
         first, more = by[decision][0], len(by[decision]) - 1
-        summary = f"{first.rule} {inconclusive_word(decision)}: {first.reason}" + (f" And {more} more." if more else "")
+        summary = f"{first.rule} {inconclusive_word(decision)}: {first.reason}"
+        if more:
+            summary = f"{summary.removesuffix('.')}. And {more} more."
     return Verdict(decision if every else "FAIL", summary, every, dict(subjects), policy.digest)
 
 

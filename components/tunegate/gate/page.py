@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.gate.judge import Judged
-from tunegate.gate.policy import Policy
+from tunegate.gate.policy import Policy, Rule
 from tunegate.gate.questions import Question
 from tunegate.gate.reasons import Shown
-from tunegate.pages.charts import Interval, interval_chart
+from tunegate.pages.forest import Interval, forest_plot
 from tunegate.pages.page import Section, page
-from tunegate.pages.parts import badge, facts, paragraph, table
+from tunegate.pages.parts import badge, facts, paragraph, side_by_side, table
 
 _TEXT_SHOWN = 600
 
@@ -37,8 +37,7 @@ def verdict_page(
             + paragraph(verdict.summary)
             + facts({name: counts.get(name, 0) for name in ("PASS", "FAIL", "INCONCLUSIVE")}),
         ),
-        *_forest("Comparisons", [j for j in judged if j.rule.compares], _COMPARISON_NOTE.format(policy.confidence)),
-        *_forest("Limits", [j for j in judged if not j.rule.compares], "The observed mean against its limit."),
+        *_forests(judged, policy.confidence),
         Section("Checks", _checks(verdict.checks)),
     ]
     for item in judged:
@@ -54,19 +53,24 @@ def verdict_page(
     return page(f"Verdict: {verdict.decision}", sections, subtitle="What had to be shown, and what was")
 
 
+_LIMIT_NOTE = "The observed mean against its limit; the bar is for reading, the limit is on the mean alone."
 _COMPARISON_NOTE = (
     "Gain of the candidate over its reference on the same rows, right is better. The bar is the interval between the "
     "one-sided {:.0%} bounds, the mark is what the policy asks: a check passes when the whole bar lies to its right."
 )
 
 
-def _forest(heading: str, judged: Sequence[Judged], note: str) -> list[Section]:
-    intervals = [
-        Interval(c.rule, c.estimate, c.lower, c.upper, c.threshold, c.decision)
-        for c in (item.check for item in judged)
-        if c.estimate is not None and c.lower is not None and c.upper is not None and c.threshold is not None
-    ]
-    return [Section(heading, interval_chart(intervals), note)] if intervals else []
+def _forests(judged: Sequence[Judged], confidence: float) -> list[Section]:
+    """A plot for each metric, its slices included: figures of different metrics share no scale."""
+    found: dict[str, list[Interval]] = {}
+    for item in judged:
+        c = item.check
+        if c.estimate is not None and c.lower is not None and c.upper is not None and c.threshold is not None:
+            what = f"{item.rule.task}.{item.rule.metric}" + ("" if item.rule.compares else ": limits")
+            label = c.rule.removeprefix(f"{item.rule.task}.{item.rule.metric}").lstrip(": ")
+            found.setdefault(what, []).append(Interval(label, c.estimate, c.lower, c.upper, c.threshold, c.decision))
+    notes = {what: _LIMIT_NOTE if what.endswith(": limits") else _COMPARISON_NOTE.format(confidence) for what in found}
+    return [Section(what, forest_plot(intervals), notes[what]) for what, intervals in found.items()]
 
 
 def _checks(checks: Sequence[Check]) -> str:
@@ -75,20 +79,23 @@ def _checks(checks: Sequence[Check]) -> str:
 
 
 def _rows(item: Judged, questions: Mapping[str, Question], limit: int) -> Section:
-    compares, rule = item.rule.compares, item.rule
-    columns = ["row", "", "question", "expected", *([rule.reference] if compares else []), rule.candidate]
-    body = table(columns, [_row(row, questions, compares) for row in item.shown[:limit]])
+    body = "".join(_row(row, item.rule, questions) for row in item.shown[:limit])
     counts = Counter(row.change for row in item.shown)
     listed = ", ".join(f"{count} {change}" for change, count in counts.items())
-    return Section(f"Rows: {rule.name}", body, f"Listed: {listed}; shown: {min(limit, len(item.shown))}.")
+    shared = "".join(paragraph(said) for said in item.check.shared)
+    if shared:
+        shared = paragraph("What the rows that got worse share, beyond chance:") + shared
+    return Section(f"Rows: {item.rule.name}", shared + body, f"Listed: {listed}; shown: {min(limit, len(item.shown))}.")
 
 
-def _row(row: Shown, questions: Mapping[str, Question], compares: bool) -> list[str]:
+def _row(row: Shown, rule: Rule, questions: Mapping[str, Question]) -> str:
     question = questions.get(row.row_id, Question("", ""))
-    cells = [row.row_id, row.change, _short(question.asked), _short(question.expected)]
-    if compares and row.reference_score is not None:
-        cells.append(f"{row.reference_score:.4g} · {_short(row.reference_answer)}")
-    return [*cells, f"{row.candidate_score:.4g} · {_short(row.candidate_answer)}"]
+    beside = {}
+    if rule.compares and row.reference_score is not None:
+        beside[f"{rule.reference}: {row.reference_score:.4g}"] = _short(row.reference_answer)
+    beside[f"{rule.candidate}: {row.candidate_score:.4g}"] = _short(row.candidate_answer)
+    told = {"asked": _short(question.asked), "expected": _short(question.expected)}
+    return side_by_side(f"{row.change} · {row.row_id}", told, beside)
 
 
 def _short(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: lines, histograms, intervals, heat maps, stacked bars.
+"""Charts as inline SVG: lines, histograms, heat maps, stacked bars.
 
 Numbers are rounded: equal data gives equal bytes.
 """
@@ -18,20 +18,7 @@ _PART_COLOURS = (
 )  # fmt: skip
 #: Keeps text legible where a line passes behind it.
 _HALO = "paint-order:stroke;stroke:var(--ground);stroke-width:4px"
-_TONES = {"PASS": "#1f7a4d", "FAIL": "#b3261e", "INCONCLUSIVE": "#b07a10"}
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP, _RIGHT = 900, 300, 84, 42, 12, 16
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its confidence bounds and the threshold it is held against."""
-
-    label: str
-    estimate: float
-    lower: float
-    upper: float
-    threshold: float
-    decision: str
 
 
 @dataclass(frozen=True)
@@ -46,7 +33,7 @@ class _Scale:
         return round(self.start + share * (self.end - self.start), 2)
 
 
-def _ticks(low: float, high: float, count: int = 5) -> list[float]:
+def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers between ``low`` and ``high``."""
     span = (high - low) or 1.0
     step = 10 ** math.floor(math.log10(span / count))
@@ -64,10 +51,10 @@ def _legend(names: Sequence[str], colours: Sequence[str] = _COLOURS) -> str:
 
 def _frame(x: _Scale, y: _Scale, x_label: str, y_label: str) -> str:
     lines = []
-    for value in _ticks(y.low, y.high):
+    for value in ticks(y.low, y.high):
         lines.append(f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value)}" y2="{y(value)}"/>')
         lines.append(f'<text x="{_LEFT - 8}" y="{y(value) + 4}" text-anchor="end">{value:g}</text>')
-    for value in _ticks(x.low, x.high, 8):
+    for value in ticks(x.low, x.high, 8):
         lines.append(f'<text x="{x(value)}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{value:g}</text>')
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
     lines.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x_label)}</text>')
@@ -147,38 +134,6 @@ def _counts(series: Sequence[float], low: float, width: float, bins: int) -> lis
     return counts
 
 
-def interval_chart(intervals: Sequence[Interval]) -> str:
-    """A forest plot: estimate, confidence bounds and threshold of each rule, one a line."""
-    if not intervals:
-        return '<p class="note">No comparison was made.</p>'
-    row, label_width = 46, 420
-    ends = [v for i in intervals for v in (i.lower, i.upper, i.threshold, 0.0) if math.isfinite(v)]
-    pad = (max(ends) - min(ends)) * 0.08 or 0.1
-    height = row * len(intervals) + 34
-    scale = _Scale(min(ends) - pad, max(ends) + pad, label_width, _WIDTH - _RIGHT)
-    body = []
-    for value in _ticks(scale.low, scale.high, 6):
-        body.append(f'<line class="axis" x1="{scale(value)}" x2="{scale(value)}" y1="4" y2="{height - 24}"/>')
-        body.append(f'<text x="{scale(value)}" y="{height - 8}" text-anchor="middle">{value:+g}</text>')
-    for i, item in enumerate(intervals):
-        y, colour = 24 + i * row, _TONES.get(item.decision, _COLOURS[0])
-        body.append(f'<text class="ink" x="4" y="{y - 2}">{escape(item.label)}</text>')
-        body.append(
-            f'<text x="4" y="{y + 13}">{escape(item.decision)}: {item.estimate:+.3f} '
-            f"[{item.lower:+.3f}, {item.upper:+.3f}], threshold {item.threshold:+.3f}</text>"
-        )
-        left = scale(max(item.lower, scale.low))
-        right = scale(min(item.upper, scale.high))
-        body.append(f'<line stroke="{colour}" stroke-width="3" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
-        body.append(f'<circle cx="{scale(item.estimate)}" cy="{y}" r="5" fill="{colour}"/>')
-        at = scale(item.threshold)
-        body.append(
-            f'<line stroke="#b3261e" stroke-width="2" stroke-dasharray="4 3" x1="{at}" x2="{at}" '
-            f'y1="{y - 15}" y2="{y + 15}"/>'
-        )
-    return _svg("".join(body), "estimates with confidence bounds and thresholds", height)
-
-
 def heat_map(values: Mapping[str, Mapping[int, float]], *, x: str, high: float) -> str:
     """A coloured cell for every value, with the number in it where there is room, and always as its tooltip.
 
@@ -198,7 +153,7 @@ def heat_map(values: Mapping[str, Mapping[int, float]], *, x: str, high: float) 
         top = _TOP + place * row_height
         body.append(f'<text class="ink" x="{left - 8}" y="{top + 18}" text-anchor="end">{escape(name)}</text>')
         body += [_cell(row[c], high, scale(c), top, scale(c + 1), row_height, f"{name}, {x} {c}") for c in sorted(row)]
-    for value in _ticks(columns[0], columns[-1], 12):
+    for value in ticks(columns[0], columns[-1], 12):
         if value == int(value):
             middle = round((scale(value) + scale(value + 1)) / 2, 2)
             body.append(f'<text x="{middle}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
@@ -242,7 +197,7 @@ def stacked_bars(bars: Mapping[str, Mapping[str, float]], *, x: str, marks: Mapp
     top, row = 16 * (max((line for _, _, line in places), default=-1) + 1) + 10, 58
     bottom = top + row * len(bars)
     body = []
-    for value in _ticks(0, scale.high, 8):
+    for value in ticks(0, scale.high, 8):
         body.append(f'<line class="axis" x1="{scale(value)}" x2="{scale(value)}" y1="{top}" y2="{bottom}"/>')
         body.append(f'<text x="{scale(value)}" y="{bottom + 16}" text-anchor="middle">{value:g}</text>')
     for place, (name, found) in enumerate(bars.items()):

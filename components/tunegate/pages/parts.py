@@ -70,6 +70,19 @@ def code(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def side_by_side(heading: str, told: Mapping[str, str], beside: Mapping[str, str]) -> str:
+    """One thing seen by several: facts about it, then what each says, beside each other where there is room.
+
+    Args:
+        heading: what it is.
+        told: name → text, for example what was asked; empty texts are left out.
+        beside: who → what they say.
+    """
+    lines = "".join(f"<p><small>{escape(name)}</small> {escape(text)}</p>" for name, text in told.items() if text)
+    said = "".join(f"<div><b>{escape(who)}</b><pre>{escape(text)}</pre></div>" for who, text in beside.items())
+    return f'<div class="row"><p><b>{escape(heading)}</b></p>{lines}<div class="beside">{said}</div></div>'
+
+
 def link(text: str, href: str) -> str:
     """A link to a page beside this one."""
     return f'<a href="{html.escape(href, quote=True)}">{escape(text)}</a>'
