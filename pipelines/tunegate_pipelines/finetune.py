@@ -135,7 +135,7 @@ def finetune(
         request(uncached(found), "evaluate")
         evidence["champion"] = found.outputs["champion"]
 
-        judged = gate(settings=of["gate"], dataset=rows, **models, **evidence)
+        judged = gate(settings=of["gate"], registry=registry, dataset=rows, **models, **evidence)
         request(uncached(judged), "gate")
         verdict = judged.outputs["verdict"]
         with dsl.If(judged.outputs["decision"] == "PASS", name="passed"):

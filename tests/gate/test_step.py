@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tunegate.contracts.errors import ArtifactError, OutputExistsError, PolicyError
+from tunegate.contracts.errors import ArtifactError, InputError, OutputExistsError, PolicyError
 from tunegate.contracts.manifest import MANIFEST_NAME, read_manifest, verify
-from tunegate.contracts.verdict import Check, Verdict
+from tunegate.contracts.verdict import Check, Verdict, read_verdict
 from tunegate.gate.settings import GateSettings
 from tunegate.gate.step import run
 
@@ -39,6 +40,24 @@ def test_a_model_that_shows_its_gain_and_keeps_it_when_quantized_passes(finished
         f"evaluations/{role}" for role in finished.roles
     }
     assert dict(manifest.parents) == dict(verdict.subjects)
+
+
+def test_rows_that_have_judged_too_often_are_said_to_be_worn_out_and_a_retry_does_not_count(finished: Run) -> None:
+    finished.write()
+    registry = finished.folder / "registry"
+    registry.mkdir()
+    found = []
+    for confidence, name in ((0.95, "one"), (0.94, "two"), (0.93, "three"), (0.93, "again")):
+        settings = GateSettings({**finished.policy, "confidence": confidence, "max_judgements": 2})
+        output = finished.folder / name
+        run(settings, **finished.inputs, output=output, registry=str(registry))
+        verdict = read_verdict(output)
+        found.append((verdict.judgement, len(verdict.warnings), verdict.decision))
+    assert found == [(1, 0, "PASS"), (2, 0, "PASS"), (3, 1, "PASS"), (3, 1, "PASS")]
+    for name in ("verdict.md", "page.html"):
+        assert "have judged 3 times" in (finished.folder / "three" / name).read_text()
+    with pytest.raises(InputError):
+        run(settings, **finished.inputs, output=finished.folder / "x", registry=str(finished.folder / "no registry"))
 
 
 def test_the_verdict_is_the_same_bytes_whenever_it_is_made(finished: Run) -> None:
@@ -83,7 +102,7 @@ def test_harm_by_quantization_fails_and_names_the_rows_that_got_worse(finished: 
     assert "question &lt;0000000000000000&gt;" in page
     assert "merged says 1 &lt;b&gt;" in page
     assert "quantized says 0 &lt;b&gt;" in page
-    assert "<b>" not in page
+    assert not re.search(r"says \d <b>", page)
     assert "| FAIL | tool_call.exact: quantized against merged" in (finished.folder / "verdict/verdict.md").read_text()
     summary = json.loads((finished.folder / "verdict/summary.json").read_text())
     assert (summary["decision"], summary["checks_failed"]) == ("FAIL", 2)

@@ -56,6 +56,8 @@ class Verdict:
         checks: every rule, judged.
         subjects: role → content digest of each artifact that was judged; promotion compares them.
         policy_digest: sha256 of the policy's canonical JSON.
+        warnings: what does not change the decision, and should be known with it.
+        judgement: the how manieth judgement on these evaluation rows this is; None where nobody counts.
     """
 
     decision: Decision
@@ -63,6 +65,8 @@ class Verdict:
     checks: tuple[Check, ...]
     subjects: Mapping[str, str]
     policy_digest: str
+    warnings: tuple[str, ...] = ()
+    judgement: int | None = None
     schema_version: int = SCHEMA_VERSION
 
     def write(self, folder: Path) -> None:
@@ -80,7 +84,8 @@ def read_verdict(folder: Path) -> Verdict:
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
         checks = tuple(_check(check) for check in document.pop("checks"))
-        verdict = Verdict(checks=checks, **document)
+        warnings = tuple(document.pop("warnings", ()))
+        verdict = Verdict(checks=checks, warnings=warnings, **document)
         if verdict.schema_version != SCHEMA_VERSION or verdict.decision not in ("PASS", "FAIL", "INCONCLUSIVE"):
             raise ValueError(f"schema version {verdict.schema_version}, decision {verdict.decision!r}")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -9,6 +9,7 @@ from tunegate.contracts import images
 @dsl.component(base_image=images.IMAGES["gate"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
 def gate(
     settings: dict,  # type: ignore[type-arg]
+    registry: str,
     dataset: Input[Dataset],
     adapter: Input[Model],
     merged: Input[Model],
@@ -27,6 +28,7 @@ def gate(
 
     Args:
         settings: the section 'gate' of the recipe: the policy.
+        registry: a folder or URI; its ledger counts how often the evaluation rows have judged.
         dataset: what prepare wrote; holds the overlap between train and evaluation rows.
         adapter: what train wrote.
         merged: what merge wrote.
@@ -45,6 +47,7 @@ def gate(
 
     launch(
         settings,
+        registry=registry,
         dataset=dataset,
         adapter=adapter,
         merged=merged,

@@ -18,6 +18,7 @@ from tunegate.gate.step import run
 def launch(
     settings: Mapping[str, Any],
     *,
+    registry: str,
     dataset: KfpArtifact,
     adapter: KfpArtifact,
     merged: KfpArtifact,
@@ -42,6 +43,7 @@ def launch(
         parity=Path(parity.path),
         champion=Path(champion.path),
         output=output,
+        registry=registry,
     )
     publish(manifest, artifact=verdict, page=page, metrics=metrics)
     Path(decision).write_text(read_verdict(output).decision, "utf-8")

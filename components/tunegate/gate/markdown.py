@@ -9,7 +9,9 @@ _ROWS_SHOWN = 5
 
 def verdict_markdown(verdict: Verdict) -> str:
     """The decision, its sentence and a table of the checks."""
-    lines = [f"# Verdict: {verdict.decision}", "", verdict.summary, "", "| decision | check | why |", "|---|---|---|"]
+    lines = [f"# Verdict: {verdict.decision}", "", verdict.summary, ""]
+    lines += [line for text in verdict.warnings for line in (f"> **Warning.** {text}", "")]
+    lines += ["| decision | check | why |", "|---|---|---|"]
     lines += [f"| {check.decision} | {_cell(check.rule)} | {_cell(check.reason)} |" for check in verdict.checks]
     decided = [check for check in verdict.checks if check.decision != "PASS" and check.rows]
     if decided:

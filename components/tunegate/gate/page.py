@@ -35,7 +35,8 @@ def verdict_page(
             "Decision",
             badge(verdict.decision)
             + paragraph(verdict.summary)
-            + facts({name: counts.get(name, 0) for name in ("PASS", "FAIL", "INCONCLUSIVE")}),
+            + "".join(badge("warning") + paragraph(text) for text in verdict.warnings)
+            + facts({name: counts.get(name, 0) for name in ("PASS", "FAIL", "INCONCLUSIVE")} | _judgement(verdict)),
         ),
         *_forests(judged, policy.confidence),
         Section("Checks", _checks(verdict.checks)),
@@ -51,6 +52,10 @@ def verdict_page(
         )
     )
     return page(f"Verdict: {verdict.decision}", sections, subtitle="What had to be shown, and what was")
+
+
+def _judgement(verdict: Verdict) -> dict[str, int]:
+    return {} if verdict.judgement is None else {"judgement on these rows": verdict.judgement}
 
 
 _LIMIT_NOTE = "The observed mean against its limit; the bar is for reading, the limit is on the mean alone."

@@ -20,6 +20,10 @@ ROLES = ("base", "merged", "quantized")
 #: What to do with a comparison with the champion while the alias points at nothing.
 NO_CHAMPION = ("fail", "pass")
 
+#: After this many judgements of models that each lie at a margin, one false promotion is to be expected at 95 %
+#: confidence (1 / 0.05, Bonferroni); of models that learnt from the verdicts before, sooner (Dwork et al. 2015).
+MAX_JUDGEMENTS = 20
+
 #: Below this many rows a slice tells nothing: five rows that get worse for another reason are a quarter of it.
 MIN_SLICE_ROWS = 20
 
@@ -138,6 +142,7 @@ class Policy:
     serving: ServingRule | None = None
     when_no_champion: str = NO_CHAMPION[0]
     min_slice_rows: int = MIN_SLICE_ROWS
+    max_judgements: int = MAX_JUDGEMENTS
 
     @property
     def alpha(self) -> float:
@@ -165,6 +170,9 @@ class _Document:
         NO_CHAMPION[0], help="how a comparison with a champion ends while there is none", choices=NO_CHAMPION
     )
     min_slice_rows: int = setting(MIN_SLICE_ROWS, help="slices of fewer rows decide nothing", unit="rows", minimum=1)
+    max_judgements: int = setting(
+        MAX_JUDGEMENTS, help="warn when the evaluation rows have judged more often than this", minimum=1
+    )
 
 
 def parse_policy(document: Mapping[str, Any]) -> Policy:
@@ -197,9 +205,15 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
     _check_whole(rules)
     _check_parity(parity)
     return Policy(
-        rules, top.confidence, overlap, parity, serving, when_no_champion=top.when_no_champion,
+        rules,
+        top.confidence,
+        overlap,
+        parity,
+        serving,
+        when_no_champion=top.when_no_champion,
         min_slice_rows=top.min_slice_rows,
-    )  # fmt: skip
+        max_judgements=top.max_judgements,
+    )
 
 
 def _check_rule(rule: Rule, where: str) -> None:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.files import pretty_json
-from tunegate.contracts.manifest import Manifest, verify
+from tunegate.contracts.manifest import Manifest, evaluation_rows_digest, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
 from tunegate.contracts.verdict import Verdict
 from tunegate.gate.champion import absent, check_champion, read_found
+from tunegate.gate.counted import counted
 from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
 from tunegate.gate.judge import Judged, Paired, decide, judge_rules, prepare_rules
 from tunegate.gate.markdown import verdict_markdown
@@ -38,6 +39,7 @@ def run(
     parity: Path | None = None,
     serving: Path | None = None,
     champion: Path | None = None,
+    registry: str = "",
 ) -> Manifest:
     """Judges the evaluations by the policy.
 
@@ -50,8 +52,10 @@ def run(
         parity: what parity wrote. Where the policy has limits on it, an absent one is a FAIL.
         serving: what serve_check wrote. Where the policy requires it, an absent one is a FAIL.
         champion: what evaluate_champion wrote. Where the policy compares with a champion, an absent one is a FAIL.
+        registry: a folder or URI whose ledger counts how often the evaluation rows have judged; empty: nobody counts.
 
     Raises:
+        InputError: when there is no such registry.
         PolicyError: when the policy cannot be judged.
         ArtifactError: when an input does not verify: what was tampered with is not judged at all.
     """
@@ -105,6 +109,8 @@ def run(
     judged += watched.broken
     evidence += [watched.check] if watched.check else []
     verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
+    if registry:
+        verdict = counted(verdict, policy, registry=registry, rows=evaluation_rows_digest(artifacts["dataset"]))
     say("gate", f"{verdict.decision}: {verdict.summary}")
     return produce(
         output,
