@@ -1,6 +1,7 @@
-"""Real vLLM on a CPU: what it answers to a tiny model of each scheme is what transformers answers.
+"""Real vLLM on a CPU, served: what it answers to a tiny model is what transformers answers.
 
-A start takes more than a minute, so each scheme has one, and every question is asked while it lasts.
+A start takes more than a minute, so a float model with an adapter and a quantized one have one each, and every question
+is asked while it lasts. tests/e2e/test_schemes_in_vllm.py asks every scheme.
 """
 
 from __future__ import annotations
@@ -12,28 +13,26 @@ from typing import Any
 
 import psutil
 import pytest
-from tunegate.serving.answers import Completion
 
 from tunegate.contracts.errors import InputError, RunError
 from tunegate.contracts.manifest import input_digest
+from tunegate.preflight.this_machine import this_machine
+from tunegate.serving.answers import Completion
 from tunegate.serving.engine import Engine
 from tunegate.serving.environment import find_environment
 from tunegate.serving.process import Server, start
 
 pytestmark = pytest.mark.serving
 
-#: oneDNN multiplies 8-bit integers exactly where the CPU has VNNI; elsewhere it adds pairs of products in 16 bits that
-#: saturate. Measured on AVX2: 3.5 % off a product whose quantization costs 0.7 %.
-CPU = Path("/proc/cpuinfo").read_text("utf-8")
-VNNI, AVX512 = "vnni" in CPU, "avx512" in CPU
+AVX512 = "avx512" in this_machine().target or this_machine().target == "vllm-cpu-amx"
 
-#: What this machine serves as it was evaluated. W4A16 needs AVX512 to be served at all.
-SCHEMES = ("float32", "FP8_DYNAMIC", *(("W8A8",) if VNNI else ()))
+#: What is served: every CPU has both.
+SCHEMES = ("float32", "FP8_DYNAMIC")
 
 #: How far a log-probability may lie from transformers', on average and at most. The libraries add in another order;
 #: where activations are quantized as they come, a last bit now and then moves a code, and with it all that follows.
-AVERAGE = {"float32": 1e-5, "FP8_DYNAMIC": 0.01, "W8A8": 0.1}
-LARGEST = {"float32": 1e-4, "FP8_DYNAMIC": 0.4, "W8A8": 1.0}
+AVERAGE = {"float32": 1e-5, "FP8_DYNAMIC": 0.01}
+LARGEST = {"float32": 1e-4, "FP8_DYNAMIC": 0.4}
 
 ADAPTER = "adapter-1"
 LENGTH = 24

@@ -74,7 +74,7 @@ _MACHETE = Cell(
 _CPU_INT4 = Cell(
     "as evaluated",
     "cpu_gemm_wna16, which the builds for AVX512 have; in bfloat16 or float16, not in float32",
-    f"{VLLM}, kernels/linear/mixed_precision/cpu.py; measured, tests/e2e/test_serving.py",
+    f"{VLLM}, kernels/linear/mixed_precision/cpu.py; measured, tests/e2e/test_schemes_in_vllm.py",
     GROUP_SIZES,
     dtype="bfloat16",
 )
@@ -104,7 +104,7 @@ _NO_INT8 = Cell(
 _VNNI_INT8 = Cell(
     "as evaluated",
     "oneDNN, exact with VNNI",
-    f"{VLLM}, kernels/linear/scaled_mm/cpu.py; measured, tests/e2e/test_serving.py",
+    f"{VLLM}, kernels/linear/scaled_mm/cpu.py; measured, tests/e2e/test_schemes_in_vllm.py",
 )
 _SATURATES = Cell(
     "no",
@@ -138,7 +138,7 @@ _NO_STATIC_FP8 = Cell(
 _CPU_FP8 = Cell(
     "as evaluated",
     "torch._scaled_mm on any CPU, many times slower than integers",
-    f"{VLLM}, kernels/linear/scaled_mm/pytorch.py; measured, tests/e2e/test_serving.py",
+    f"{VLLM}, kernels/linear/scaled_mm/pytorch.py; measured, tests/e2e/test_schemes_in_vllm.py",
 )
 
 #: Why ``auto`` takes them in this order; the first that is served as evaluated, and whose groups fit, is taken.
@@ -171,7 +171,7 @@ def _old_gpu(name: str, about: str) -> Target:
 
 
 def _fp8_gpu(name: str, about: str, *, int4: Cell = _MARLIN, int8: Cell = _INT8) -> Target:
-    why = "FP8 multiplies on its tensor cores, needs no calibration, and rounds least of all schemes"
+    why = "FP8 multiplies on its tensor cores and needs no calibration"
     return _target(name, about, _FP8_FIRST, why, _RECOMMENDED, int4=int4, int8=int8, fp8=_FP8, static_fp8=_REQUANTIZED)
 
 
