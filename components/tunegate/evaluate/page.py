@@ -73,7 +73,7 @@ def _interval(scores: Sequence[float]) -> str:
 
 
 def _slices(measured: Mapping[str, Measured]) -> list[Section]:
-    """The means of each slice, where rows have tags."""
+    """The means of each slice that is not all rows, where rows have tags."""
     lines = []
     for task, found in measured.items():
         for metric, rows in sorted(_by_metric(found.rows).items()):
@@ -84,7 +84,7 @@ def _slices(measured: Mapping[str, Measured]) -> list[Section]:
             lines += [
                 (task, metric, tag, sum(scores) / len(scores), _interval(scores), len(scores))
                 for tag, scores in sorted(slices.items(), key=lambda found: _in_order(found[0]))
-                if len(scores) >= SLICE_ROWS
+                if SLICE_ROWS <= len(scores) < len(rows)
             ]
     if not lines:
         return []
@@ -120,7 +120,7 @@ def _answers(measured: Mapping[str, Measured]) -> list[Section]:
             groups[row.row_id].append(row)
         lines = sorted((_badness(group), row_id) for row_id, group in groups.items())
         shown = [_line(row_id, groups[row_id], found) for _, row_id in lines[:ANSWERS_SHOWN]]
-        body = table(("row", "asked", "expected", "answer", "scores"), shown)
+        body = table(("row and scores", "asked", "expected", "answer"), shown)
         sections.append(
             Section(f"{task}: the worst rows", body, f"{len(shown)} of {len(lines)} rows, the worst first.")
         )
@@ -135,7 +135,7 @@ def _line(row_id: str, group: Sequence[ScoredRow], found: Measured) -> tuple[str
     asked = found.asked[row_id]
     answer = group[0].answer or "(only its likelihood is asked)"
     marks = ", ".join(f"{row.metric} {row.score:.3g}" for row in group)
-    return row_id, _short(asked.question), _short(asked.expected), _short(answer), marks
+    return f"{row_id}: {marks}", _short(asked.question), _short(asked.expected), _short(answer)
 
 
 def _short(text: str) -> str:
