@@ -35,7 +35,19 @@ PAGES_FOLDER = "pages"
 KFP_FOLDER = "kfp"
 
 #: The order in which steps are shown.
-_ORDER = ("dataset", "adapter", "merged", "quantized", "parity", "evaluation", "champion", "verdict", "promotion")
+_ORDER = (
+    "dataset",
+    "adapter",
+    "merged",
+    "quantized",
+    "parity",
+    "evaluation",
+    "champion",
+    "verdict",
+    "request",
+    "decision",
+    "promotion",
+)
 _ROLES = ("base", "merged", "quantized", *CHAMPION_ROLES)
 #: How the demo's measures are called in the table; any other is shown as ``task metric``.
 _LABELS: Mapping[tuple[str, str], str] = {
