@@ -5,9 +5,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 RECIPES := pipelines/tunegate_pipelines/recipes
 SERVING := .venvs/serve/.installed
-LOCKS := lock-local lock-serve
+LEGACY := .venvs/quantize_legacy/.installed
+LOCKS := lock-local lock-serve lock-quantize_legacy
 
-.PHONY: demo test lint e2e e2e-serving bench torture golden lock $(LOCKS) install serve-environment clean
+.PHONY: demo test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) install serve-environment quantize-legacy-environment clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
@@ -27,6 +28,9 @@ e2e: $(INSTALLED)  ## the demo, trained once, and what goes on from it: half an 
 
 e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two cores
 	$(BIN)/pytest -m serving -s tests/e2e
+
+e2e-legacy: $(INSTALLED) $(LEGACY)  ## AutoAWQ as tests, on a tiny model: two minutes on two cores
+	$(BIN)/pytest -m 'legacy and not gpu' -s tests/quantize
 
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
 	$(BIN)/python tests/benchmarks/bench_speed.py
@@ -55,11 +59,16 @@ $(INSTALLED): images/local/requirements.lock pyproject.toml
 
 serve-environment: $(SERVING)  ## vLLM in .venvs/serve, which the tests of serving start
 
-# What an image pins clashes with what another one does: each has an environment beside the first.
+quantize-legacy-environment: $(LEGACY)  ## AutoAWQ and AutoGPTQ in .venvs/quantize_legacy, for their backends
+
+# What an image pins clashes with what another one does: each has an environment beside the first. What built.txt names
+# has no wheel: it is built when torch is there, without isolation.
 .venvs/%/.installed: images/%/requirements.lock
 	@echo 'installing the locked environment into .venvs/$* (about 3 GB, once)'
 	test -x .venvs/$*/bin/python || $(PYTHON) -m venv .venvs/$*
-	.venvs/$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r $<
+	grep -v -f $(or $(wildcard images/$*/built.txt),/dev/null) $< > .venvs/$*/wheels.txt
+	.venvs/$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps -r .venvs/$*/wheels.txt
+	.venvs/$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -r $<
 	touch $@
 
 lock: $(LOCKS)  ## resolves every requirements.in anew; `make lock-serve` that of one image
@@ -68,7 +77,7 @@ $(LOCKS): lock-%:
 	rm -rf .venvs/lock-$*
 	$(PYTHON) -m venv .venvs/lock-$*
 	.venvs/lock-$*/bin/pip install --quiet -r images/$*/requirements.in
-	test ! -f images/$*/no-deps.in || .venvs/lock-$*/bin/pip install --quiet --no-deps -r images/$*/no-deps.in
+	test ! -f images/$*/no-deps.in || .venvs/lock-$*/bin/pip install --quiet --no-deps --no-build-isolation -r images/$*/no-deps.in
 	images/freeze.sh images/$* .venvs/lock-$* > images/$*/requirements.lock
 	rm -rf .venvs/lock-$*
 

@@ -36,6 +36,25 @@ def test_calibration_rows_are_training_rows(prepare: Any) -> None:
     assert all(row in prepared.rows("train") for row in calibration)
 
 
+def test_every_task_of_the_rows_is_calibrated(prepare: Any) -> None:
+    rows = [{**row, "task": "rare" if place < 6 else "common"} for place, row in enumerate(questions(60))]
+    calibration = prepare(rows, num_calibration_samples=10).rows("calibration")
+    tasks = [json.loads(row["fields"])["task"] for row in calibration]
+    assert len(tasks) == 10 and 1 <= tasks.count("rare") <= 2
+
+
+def test_what_a_held_out_row_says_never_calibrates(prepare: Any) -> None:
+    """The first turn of two conversations can be one and the same, and lie on two sides."""
+    first = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi, how can I help?"}]
+    rows = [{"messages": [*first, *row["messages"]]} for row in questions(60)]
+    prepared: Prepared = prepare(rows, num_calibration_samples=500, near_duplicate_threshold=1.0)
+    said = [json.dumps([row["prompt"], row["completion"]]) for row in prepared.rows("calibration")]
+    held = [json.dumps([row["prompt"], row["completion"]]) for row in prepared.rows("evaluation")]
+    assert said and not set(said) & set(held)
+    train = [json.dumps([row["prompt"], row["completion"]]) for row in prepared.rows("train")]
+    assert set(train) & set(held)
+
+
 def test_no_row_is_lost_without_being_counted(prepare: Any) -> None:
     rows = [*questions(60), questions(60)[3], chat("x", "y <|im_end|>"), chat("long " * 400, "yes")]
     prepared: Prepared = prepare(rows, invalid_rows="drop")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tunegate.contracts.errors import SettingsError
 
-LLMCOMPRESSOR = "llmcompressor"
+LLMCOMPRESSOR, AUTOAWQ, AUTO_GPTQ = "llmcompressor", "autoawq", "auto_gptq"
 
 #: The algorithms: GPTQ (Frantar et al., 2023) moves weights to make up for the error of those before them, AWQ
 #: (Lin et al., 2024) rescales what matters most before it rounds, RTN rounds to the nearest value.
@@ -19,7 +19,7 @@ GPTQ, AWQ, RTN = "gptq", "awq", "rtn"
 #: Stands for the best scheme that the serving target has (preflight/scheme_choice.py).
 AUTO_SCHEME = "auto"
 
-BACKENDS = (LLMCOMPRESSOR,)
+BACKENDS = (LLMCOMPRESSOR, AUTOAWQ, AUTO_GPTQ)
 ALGORITHMS = (GPTQ, AWQ, RTN)
 
 
@@ -45,8 +45,10 @@ class Scheme:
 
 
 SCHEMES: Mapping[str, Scheme] = {
-    "W4A16": Scheme("int4", "float16", {LLMCOMPRESSOR: (GPTQ, AWQ)}, grouped=True),
-    "W4A16_ASYM": Scheme("int4", "float16", {LLMCOMPRESSOR: (AWQ, GPTQ)}, grouped=True, symmetric=False),
+    "W4A16": Scheme("int4", "float16", {LLMCOMPRESSOR: (GPTQ, AWQ), AUTO_GPTQ: (GPTQ,)}, grouped=True),
+    "W4A16_ASYM": Scheme(
+        "int4", "float16", {LLMCOMPRESSOR: (AWQ, GPTQ), AUTOAWQ: (AWQ,)}, grouped=True, symmetric=False
+    ),
     "W8A8": Scheme("int8", "int8", {LLMCOMPRESSOR: (GPTQ,)}),
     "FP8_DYNAMIC": Scheme("float8", "float8", {LLMCOMPRESSOR: (RTN,)}),
     "FP8": Scheme("float8", "float8", {LLMCOMPRESSOR: (RTN,)}, static_activations=True),

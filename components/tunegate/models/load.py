@@ -8,6 +8,7 @@ from typing import Any
 
 from tunegate.contracts.errors import ModelError
 from tunegate.models.files import check_model_folder
+from tunegate.models.unpacked import load_unpacked, packed_method
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -65,7 +66,9 @@ def load_causal_lm(folder: Path, *, dtype: str = "auto", quantization: Any = Non
     import torch
     from transformers import AutoModelForCausalLM
 
-    check_model_folder(folder)
+    config = check_model_folder(folder)
+    if packed := packed_method(config):
+        return load_unpacked(folder, packed, dtype=compute_dtype(dtype), device=device_type())
     kwargs: dict[str, Any] = {} if quantization is None else {"quantization_config": quantization}
     try:
         model, found = AutoModelForCausalLM.from_pretrained(

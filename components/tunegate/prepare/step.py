@@ -15,6 +15,8 @@ from tunegate.contracts.settings import settings_document
 from tunegate.models.companions import tokenizer_digests
 from tunegate.models.endings import refuse_contradictions
 from tunegate.models.load import load_tokenizer
+from tunegate.models.row_content import content_digest
+from tunegate.models.strata import stratified
 from tunegate.prepare.check import check_rows
 from tunegate.prepare.duplicates import without_exact, without_near
 from tunegate.prepare.formats import detect_format
@@ -83,9 +85,11 @@ def _prepare(source: Source, tokenizer: Any, base_model: Path, settings: Prepare
 
 
 def _calibration(rows: Sequence[Candidate], count: int) -> list[dict[str, Any]]:
-    """Training rows with the lowest ids: as good as random, and nearly the same ones when rows are added."""
-    train = [document for row in rows if row.side == "train" for document in row.documents()]
-    return sorted(train, key=lambda document: str(document["id"]))[:count]
+    """Training rows of every task, none of which says what a held-out row says (a first turn can, in two talks)."""
+    documents = [(row.side, document) for row in rows for document in row.documents()]
+    held = {content_digest(document) for side, document in documents if side != "train"}
+    train = [document for side, document in documents if side == "train"]
+    return [dict(row) for row in stratified([row for row in train if content_digest(row) not in held], count=count)]
 
 
 def _refuse_empty_sides(prepared: Prepared, settings: PrepareSettings) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from tunegate.contracts.progress import Progress, say
 from tunegate.contracts.schemes import AWQ, GPTQ
 from tunegate.quantize.calibration import Calibration
+from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import STEP, Work
 from tunegate.tensors.shards import model_specs, torch_dtype
 
@@ -30,6 +31,10 @@ _EXPECTED = (
     "due to incompatible shapes",
     "no layers are targeted for quantization",
 )
+
+
+def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> None:
+    """Takes every linear layer of every architecture, and any choice of them."""
 
 
 def quantize(work: Work) -> None:

@@ -48,4 +48,8 @@ def _facts(result: Mapping[str, Any]) -> dict[str, object]:
     if result["calibration"]:
         shown["calibration rows"] = result["calibration"]["rows"]
         shown["calibration tokens"] = result["calibration"]["tokens"]
+        lengths = result["calibration"]["lengths"]
+        shown["tokens of a row"] = f"{lengths['least']} to {lengths['most']}, {lengths['median']} in the middle"
+        if len(tasks := result["calibration"]["tasks"]) > 1:
+            shown["rows of each task"] = ", ".join(f"{task or 'none'} {count}" for task, count in tasks.items())
     return shown

@@ -7,7 +7,9 @@ from dataclasses import dataclass, fields
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.schemes import (
     ALGORITHMS,
+    AUTO_GPTQ,
     AUTO_SCHEME,
+    AUTOAWQ,
     AWQ,
     BACKENDS,
     GPTQ,
@@ -19,8 +21,11 @@ from tunegate.contracts.schemes import (
 from tunegate.contracts.settings import setting
 from tunegate.contracts.vllm import SERVING_TARGETS, THIS_MACHINE
 
-#: Setting → the algorithm that alone reads it.
-_READ_BY = {"dampening_frac": GPTQ, "n_grid": AWQ}
+#: Setting → the algorithm that alone reads it, and the backends that do.
+_READ_BY = {
+    "dampening_frac": (GPTQ, (LLMCOMPRESSOR, AUTO_GPTQ)),
+    "n_grid": (AWQ, (LLMCOMPRESSOR,)),
+}
 
 
 @dataclass(frozen=True)
@@ -64,13 +69,18 @@ class QuantizeSettings:
     n_grid: int = setting(
         20, help="how many scalings AWQ tries for each layer; its time grows with them", minimum=3, maximum=1000
     )
+    legacy_python: str = setting(
+        "",
+        help="the Python that holds AutoAWQ and AutoGPTQ; empty: what TUNEGATE_QUANTIZE_LEGACY_PYTHON names, else "
+        ".venvs/quantize_legacy",
+    )
     seed: int = setting(0, help="seed of every random generator", minimum=0)
 
     def __post_init__(self) -> None:
         if self.scheme == AUTO_SCHEME:
             self._refuse_what_no_scheme_reads()
             return
-        made_by = self.made_by
+        algorithm_of(self.scheme, backend=self.backend, asked=self.algorithm)
         if self.group_size and not SCHEMES[self.scheme].grouped:
             grouped = [name for name, scheme in SCHEMES.items() if scheme.grouped]
             raise SettingsError(
@@ -79,19 +89,30 @@ class QuantizeSettings:
                 expected=f"0: {self.scheme} has no groups",
                 remedy=f"leave group_size out, or use {' or '.join(grouped)}",
             )
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """Refuses a setting that nothing would read."""
         for field in fields(self):
-            reader = _READ_BY.get(field.name, made_by)
+            reader, backends = _READ_BY.get(field.name, (self.made_by, BACKENDS))
             value = getattr(self, field.name)
-            if reader != made_by and value != field.default:
+            if value != field.default and (reader != self.made_by or self.backend not in backends):
                 raise SettingsError(
-                    f"quantize.{field.name} has no meaning for {made_by}.",
-                    seen=f"{field.name} {value}, algorithm {made_by}",
-                    expected=f"algorithm {reader}, which alone reads it",
-                    remedy=f"leave {field.name} out, or set quantize.algorithm to {reader}",
+                    f"quantize.{field.name} has no meaning for {self.made_by} of {self.backend}.",
+                    seen=f"{field.name} {value}",
+                    expected=f"algorithm {reader} of {' or '.join(backends)}, which alone reads it",
+                    remedy=f"leave {field.name} out, or choose one of these",
                 )
+        if self.legacy_python and self.backend == LLMCOMPRESSOR:
+            raise SettingsError(
+                f"quantize.legacy_python has no meaning for {LLMCOMPRESSOR}.",
+                seen=f"legacy_python {self.legacy_python}",
+                expected=f"backend {AUTOAWQ} or {AUTO_GPTQ}, which alone start it",
+                remedy="leave legacy_python out",
+            )
 
     def _refuse_what_no_scheme_reads(self) -> None:
-        for name in ("backend", "algorithm", "group_size", *_READ_BY):
+        for name in ("backend", "algorithm", "group_size", "legacy_python", *_READ_BY):
             default = next(field.default for field in fields(self) if field.name == name)
             if getattr(self, name) != default:
                 raise SettingsError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.files import pretty_json, read_json_object, sha256_json
+from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, input_digest, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.schemes import AUTO_SCHEME, GPTQ
@@ -15,7 +15,13 @@ from tunegate.contracts.settings import settings_document
 from tunegate.models.companions import COMPANIONS, companion_digests, refuse_other_companions
 from tunegate.preflight.scheme_choice import SchemeFit
 from tunegate.quantize.backends import BACKENDS, Backend
-from tunegate.quantize.calibration import Calibration, calibration_rows, check_enough_tokens, render_calibration
+from tunegate.quantize.calibration import (
+    Calibration,
+    calibration_rows,
+    check_enough_tokens,
+    described,
+    render_calibration,
+)
 from tunegate.quantize.group_size import pick_group_size
 from tunegate.quantize.layers import check_ignore, check_unquantized, linear_widths
 from tunegate.quantize.page import quantization_page
@@ -53,13 +59,14 @@ def run(settings: QuantizeSettings, *, model: Path, dataset: Path, output: Path)
         "model": input_digest(model, kind="merged" if made_by_us else None),
         "dataset": verify(dataset, kind="dataset").content_digest,
     }
-    document = settings_document(settings)
+    document = {name: value for name, value in settings_document(settings).items() if name != "legacy_python"}
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
     widths = linear_widths(model, ignore=settings.ignore)
     made, fit = decide(settings, widths)
     group_size = pick_group_size(widths, asked=made.group_size) if made.grouped else 0
-    calibration = _calibration(made, model, dataset, widest=max(widths.values()))
     backend = BACKENDS[made.backend]
+    backend.check(made, model, tuple(widths))
+    calibration = _calibration(made, model, dataset, widest=max(widths.values()))
 
     def build(folder: Path) -> None:
         work = Work(made, model, folder, tuple(widths), group_size, calibration)
@@ -138,21 +145,10 @@ def _result(
         "group_size": work.group_size,
         "ignore": list(work.settings.ignore),
         COMPANIONS: companion_digests(work.folder),
-        "calibration": _described(work.calibration),
+        "calibration": described(work.calibration, max_length=work.settings.max_length) if work.calibration else {},
         "bytes_before": _weights_bytes(work.source),
         "bytes_after": _weights_bytes(work.folder),
         "layers": {name: {"inputs": width, "relative_error": round(errors[name], 9)} for name, width in widths.items()},
-    }
-
-
-def _described(calibration: Calibration | None) -> dict[str, Any]:
-    if calibration is None:
-        return {}
-    return {
-        "rows": len(calibration.row_ids),
-        "tokens": calibration.tokens,
-        "truncated": calibration.truncated,
-        "rows_digest": sha256_json(sorted(calibration.row_ids)),
     }
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunegate.models.packed import PACKED, nibbles
 from tunegate.quantize.layers import PLAIN_DTYPES
 from tunegate.tensors.shards import TensorSpec
 
 #: Tensor → the shard that it lies in, its dtype and shape.
 Headers = Mapping[str, tuple[Path, TensorSpec]]
 
-_NIBBLE_SHIFTS = range(0, 32, 4)
 #: A signed 4-bit integer is stored with this offset.
 _OFFSET = 8
 
@@ -72,12 +72,12 @@ def _spread(values: Any, codes: Any) -> Any:
     return values if values.ndim == 1 else values.repeat_interleave(codes.shape[1] // values.shape[1], dim=1)
 
 
-def nibbles(words: Any) -> Any:
-    """The 4-bit integers 0 to 15 of int32 words [rows, n], eight a word, the lowest bits first: [rows, 8 n]."""
-    import torch
+def _is_packed(headers: Headers, name: str) -> bool:
+    return all(f"{name}.{part}" in headers for part in ("qweight", "qzeros", "scales"))
 
-    shifts = torch.tensor(list(_NIBBLE_SHIFTS), dtype=torch.int32)
-    return ((words.unsqueeze(-1) >> shifts) & 0xF).reshape(words.shape[0], -1)
+
+def _packed(method: str) -> Callable[[Headers, str], Any]:
+    return lambda headers, name: PACKED[method](lambda tensor: read_tensor(headers, tensor), name)
 
 
 COMPRESSED_TENSORS = Format(
@@ -85,4 +85,16 @@ COMPRESSED_TENSORS = Format(
     parts=("weight", "weight_packed", "weight_scale", "weight_zero_point", "weight_shape", "input_scale"),
     is_quantized=_is_compressed,
     dequantized=_compressed,
+)
+AWQ_PACKED = Format(
+    quant_method="awq",
+    parts=("qweight", "qzeros", "scales"),
+    is_quantized=_is_packed,
+    dequantized=_packed("awq"),
+)
+GPTQ_PACKED = Format(
+    quant_method="gptq",
+    parts=("qweight", "qzeros", "scales", "g_idx"),
+    is_quantized=_is_packed,
+    dequantized=_packed("gptq"),
 )
