@@ -49,7 +49,7 @@ def explicit_loss(base: Any, weights: dict[str, Any], rows: list[dict[str, Any]]
 
 
 def validate_first(trainer: Any, rows: list[dict[str, Any]]) -> None:
-    """As a run does. On a CPU with AVX512-BF16 bitsandbytes would pack its weights anew here, and lose the gradients."""
+    """As a run does. On a CPU with AVX512-BF16 bitsandbytes would pack its weights anew here and lose the gradients."""
     trainer.model.eval()
     with torch.no_grad():
         trainer.model(**trainer.data_collator(rows))
