@@ -36,8 +36,6 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 	$(BIN)/python tests/benchmarks/bench_speed.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
 	$(BIN)/python tests/benchmarks/bench_memory.py
-	$(BIN)/python tests/benchmarks/bench_gate.py gate.html
-	$(BIN)/python tests/benchmarks/bench_merge.py
 
 torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
 	$(BIN)/pytest -m slow -s tests

@@ -1,4 +1,4 @@
-"""The pipeline ``finetune``: prepare, train, merge, quantize, compare, evaluate, gate; on PASS approve and promote."""
+"""The pipeline ``finetune``: from prepare to evaluate, serve_check and the gate; on PASS approve and promote."""
 
 from collections.abc import Mapping
 
@@ -12,6 +12,7 @@ from tunegate.parity.component import parity
 from tunegate.prepare.component import prepare
 from tunegate.promote.component import promote, promote_approved
 from tunegate.quantize.component import quantize
+from tunegate.serve_check.component import serve_check
 from tunegate.train.component import train
 from tunegate_pipelines.form import default
 from tunegate_pipelines.resources import request, retried, uncached
@@ -72,7 +73,7 @@ def finetune(
         reuse_evaluations: A folder that keeps evaluated tasks by digest, each made once; empty for none.
         checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
-            quantize, parity, evaluate, gate, approve, promote, signing.
+            quantize, parity, evaluate, serve_check, gate, approve, promote, signing, serving.
     """
     ending = summarize(base_model=base_model, dataset=dataset, registry=registry, alias=alias)
     request(uncached(ending), "summarize")
@@ -134,6 +135,15 @@ def finetune(
         )
         request(uncached(found), "evaluate")
         evidence["champion"] = found.outputs["champion"]
+        served = serve_check(
+            settings=of["serve_check"],
+            serving=of["serving"],
+            model=models["quantized"],
+            dataset=rows,
+            evaluation=evidence["quantized_evaluation"],
+        )
+        request(uncached(served), "serve_check")
+        evidence["serving"] = served.outputs["report"]
 
         judged = gate(settings=of["gate"], registry=registry, dataset=rows, **models, **evidence)
         request(uncached(judged), "gate")

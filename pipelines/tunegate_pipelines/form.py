@@ -15,6 +15,8 @@ from tunegate.prepare.settings import PrepareSettings
 from tunegate.promote.settings import PromoteSettings
 from tunegate.quantize.settings import QuantizeSettings
 from tunegate.registry.settings import SigningSettings
+from tunegate.serve_check.settings import ServeCheckSettings
+from tunegate.serving.flags import ServingFlags
 from tunegate.train.settings import TrainSettings
 
 #: Step → the dataclass its section of the recipe is parsed with.
@@ -25,10 +27,12 @@ SECTIONS: Mapping[str, type] = {
     "quantize": QuantizeSettings,
     "parity": ParitySettings,
     "evaluate": EvaluateSettings,
+    "serve_check": ServeCheckSettings,
     "gate": GateSettings,
     "approve": ApproveSettings,
     "promote": PromoteSettings,
     "signing": SigningSettings,
+    "serving": ServingFlags,
 }
 
 #: Run-form parameter → the (step, setting) places it fills.

@@ -36,18 +36,8 @@ KFP_FOLDER = "kfp"
 
 #: The order in which steps are shown.
 _ORDER = (
-    "dataset",
-    "adapter",
-    "merged",
-    "quantized",
-    "parity",
-    "evaluation",
-    "champion",
-    "verdict",
-    "request",
-    "decision",
-    "promotion",
-)
+    "dataset", "adapter", "merged", "quantized", "parity", "evaluation", "champion", "serving", "verdict", "promotion",
+)  # fmt: skip
 _ROLES = ("base", "merged", "quantized", *CHAMPION_ROLES)
 #: How the demo's measures are called in the table; any other is shown as ``task metric``.
 _LABELS: Mapping[tuple[str, str], str] = {

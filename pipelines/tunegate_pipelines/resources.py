@@ -30,6 +30,7 @@ REQUESTS: Mapping[str, Request] = {
     "quantize": Request(cpu="8", memory="64Gi", accelerators=1),
     "parity": Request(cpu="8", memory="64Gi", accelerators=1),
     "evaluate": Request(cpu="8", memory="64Gi", accelerators=1),
+    "serve_check": Request(cpu="8", memory="64Gi", accelerators=1),
     "gate": Request(cpu="2", memory="4Gi"),
     "request_approval": Request(cpu="2", memory="4Gi"),
     "await_approval": Request(cpu="250m", memory="512Mi"),  # it may stand for days

@@ -36,10 +36,12 @@ def check(
         ("quantize", dict),
         ("parity", dict),
         ("evaluate", dict),
+        ("serve_check", dict),
         ("gate", dict),
         ("approve", dict),
         ("promote", dict),
         ("signing", dict),
+        ("serving", dict),
         ("approval", str),
     ],
 ):

@@ -86,6 +86,7 @@ def test_no_task_is_ever_taken_from_the_cache(document: Any) -> None:
         "evaluate-model",
         "evaluate-model-2",
         "evaluate-champion",
+        "serve-check",
         "gate",
     )
     approval = ("request-approval", "await-approval", "not-approved", "promote-approved")
@@ -130,6 +131,7 @@ def test_heavy_steps_ask_for_an_accelerator_and_light_ones_for_none(document: An
             "evaluate-model",
             "evaluate-model-2",
             "evaluate-champion",
+            "serve-check",
         )
     }
     assert all("cpuLimit" in str(e) or "resourceCpuLimit" in str(e) for e in executors.values())

@@ -98,6 +98,7 @@ def test_every_step_leaves_an_artifact_that_verifies(promoted: Finished) -> None
         "evaluation of merged",
         "evaluation of quantized",
         "champion",
+        "serving",
         "verdict",
         "promotion",
     ]
@@ -154,7 +155,7 @@ def test_person_sees_table_verdict_and_page_and_none_of_kfps_dumps(promoted: Fin
 def test_index_links_a_page_of_every_step(promoted: Finished) -> None:
     index = (promoted.folder / "index.html").read_text("utf-8")
     pages = sorted(path.name for path in (promoted.folder / "pages").iterdir())
-    assert len(pages) == 11
+    assert len(pages) == 12
     for name in pages:
         assert f'href="pages/{name}"' in index
         assert "<html" in (promoted.folder / "pages" / name).read_text("utf-8")
@@ -170,7 +171,7 @@ def test_kfp_is_given_page_metrics_and_digest_of_each_step(promoted: Finished) -
         if "content_digest" in artifact.get("metadata", {})
     }
     assert {verify(folder).content_digest for folder in artifacts(promoted).values()} == digests
-    assert len(list((promoted.folder / "kfp").rglob("page"))) == 13
+    assert len(list((promoted.folder / "kfp").rglob("page"))) == 14
 
 
 def test_refused_run_exits_3_with_rule_and_leaves_the_alias(start: Any, promoted: Finished) -> None:

@@ -18,6 +18,7 @@ def request_approval(
     quantized: Input[Model],
     parity: Input[Artifact],
     champion: Input[Artifact],
+    serving: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -39,6 +40,7 @@ def request_approval(
         quantized: what quantize wrote.
         parity: how far these models are from each other, which was judged with them.
         champion: what the alias pointed at when they were judged: it must still.
+        serving: what was found of the engine that will serve, which was judged with them.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -60,6 +62,7 @@ def request_approval(
         quantized=quantized,
         parity=parity,
         champion=champion,
+        serving=serving,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         asked=asked,
         page=page,

@@ -50,7 +50,6 @@ def run_champion(
     like: Path,
     output: Path,
     reuse: Path | None = None,
-    api_key: str = "",
 ) -> Manifest:
     """Evaluates what ``alias`` points at, or records that it points at nothing.
 
@@ -62,7 +61,7 @@ def run_champion(
         dataset: what prepare made.
         like: an evaluation of this run: a stored one is taken when it differs from this in the model alone.
         output: where the ``champion`` artifact goes: ``champion.json`` and an evaluation in a folder for each role.
-        reuse, api_key: as in :func:`tunegate.evaluate.step.run`.
+        reuse: as in :func:`tunegate.evaluate.step.run`.
 
     Raises:
         InputError: when the registry does not exist: that is not the same as an alias that does not.
@@ -88,8 +87,7 @@ def run_champion(
             stored = _take_stored(storage, version, role, models[role], like, standard, folder / role)
             sources[role] = STORED if stored else MADE_ANEW
             if not stored:
-                given = {"dataset": dataset, "output": folder / role, "reuse": reuse, "api_key": api_key}
-                _evaluate_anew(settings, storage, version, role, given)
+                _evaluate_anew(settings, storage, version, role, dataset, folder / role, reuse)
         champion = Champion(
             alias, storage.uri, pointer.record, pointer.generation, version, models, sources, tuple(roles)
         )
@@ -148,18 +146,15 @@ def _evaluate_anew(
     storage: Storage,
     version: str,
     role: str,
-    given: Mapping[str, Any],
+    dataset: Path,
+    target: Path,
+    reuse: Path | None,
 ) -> None:
-    """Fetches a model of the version and evaluates it.
-
-    Args:
-        given: what :func:`tunegate.evaluate.step.run` is told beside settings and model.
-    """
     part = CHAMPION_ROLES[role]
     with tempfile.TemporaryDirectory(prefix="tunegate-champion-") as scratch:
         say(STEP, f"{role}: fetching {part} of {version[:12]}")
         _fetched(storage, version, part, Path(scratch) / part)
-        evaluate(settings, model=Path(scratch) / part, **given)
+        evaluate(settings, model=Path(scratch) / part, dataset=dataset, output=target, reuse=reuse)
 
 
 def _write(folder: Path, champion: Champion) -> None:

@@ -16,6 +16,7 @@ def gate(
     quantized: Input[Model],
     parity: Input[Artifact],
     champion: Input[Artifact],
+    serving: Input[Artifact],
     base_evaluation: Input[Artifact],
     merged_evaluation: Input[Artifact],
     quantized_evaluation: Input[Artifact],
@@ -35,6 +36,7 @@ def gate(
         quantized: what quantize wrote.
         parity: how far these models are from each other, token by token.
         champion: what the alias pointed at, evaluated on the same rows as far as the policy compares with it.
+        serving: whether the engine that will serve answers as what was evaluated, or that nobody checked.
         base_evaluation: the base model on the evaluation rows.
         merged_evaluation: the merged model on the same rows.
         quantized_evaluation: the quantized model on the same rows.
@@ -54,6 +56,7 @@ def gate(
         quantized=quantized,
         parity=parity,
         champion=champion,
+        serving=serving,
         evaluations={"base": base_evaluation, "merged": merged_evaluation, "quantized": quantized_evaluation},
         verdict=verdict,
         page=page,

@@ -25,6 +25,7 @@ def launch(
     quantized: KfpArtifact,
     parity: KfpArtifact,
     champion: KfpArtifact,
+    serving: KfpArtifact,
     evaluations: Mapping[str, KfpArtifact],
     verdict: KfpArtifact,
     page: KfpArtifact,
@@ -42,6 +43,7 @@ def launch(
         quantized=Path(quantized.path),
         parity=Path(parity.path),
         champion=Path(champion.path),
+        serving=Path(serving.path),
         output=output,
         registry=registry,
     )

@@ -34,6 +34,7 @@ def run(
     output: Path,
     parity: Path | None = None,
     champion: Path | None = None,
+    serving: Path | None = None,
     signing: SigningSettings = SigningSettings(),  # noqa: B008 - frozen
     environment: Mapping[str, str] | None = None,
 ) -> Manifest:
@@ -49,7 +50,7 @@ def run(
         evaluations: role → what it was judged by.
         registry: a folder or URI.
         output: where the ``promotion`` artifact will be.
-        parity: the report that the gate judged with them, where it was given one.
+        parity, serving: the reports that the gate judged with them, where it was given them.
         champion: what they were compared with, likewise: the alias must still point at it.
         signing: how the version is signed.
         environment: where the signing key's password is found.
@@ -72,6 +73,7 @@ def run(
         evaluations=evaluations,
         parity=parity,
         champion=champion,
+        serving=serving,
     )
     refuse_used(storage, settings.alias, judged.digests["verdict"], what=_WHAT)
 

@@ -41,6 +41,7 @@ def read_judged(
     evaluations: Mapping[str, Path],
     parity: Path | None,
     champion: Path | None = None,
+    serving: Path | None = None,
 ) -> Judged:
     """Verifies the artifacts of a run, and that they may be promoted.
 
@@ -58,6 +59,8 @@ def read_judged(
         parts["parity"] = _part(parity, "parity")
     if champion is not None:
         parts["champion"] = _part(champion, "champion")
+    if serving is not None:
+        parts["serving"] = _part(serving, "serving")
     judged = Judged(parts, read_verdict(verdict))
     refuse_other_subjects(judged.verdict, {role: d for role, d in judged.digests.items() if role != "verdict"})
     refuse_unless_passed(judged.verdict)

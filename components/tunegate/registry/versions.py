@@ -3,7 +3,7 @@
 ::
 
     versions/<digest>/manifest.json         binds every file below by its sha256, and each part by its content digest
-                      adapter/ merged/ quantized/ parity/ evaluations/<role>/ verdict/
+                      adapter/ merged/ quantized/ parity/ serving/ evaluations/<role>/ verdict/
 """
 
 from __future__ import annotations
