@@ -8,13 +8,14 @@ from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.files import pretty_json
-from tunegate.contracts.manifest import Manifest, evaluation_rows_digest, verify
+from tunegate.contracts.manifest import Manifest, evaluation_rows_digest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
-from tunegate.contracts.verdict import Verdict
+from tunegate.contracts.verdict import Check, Verdict
 from tunegate.gate.champion import absent, check_champion, read_found
 from tunegate.gate.counted import counted
-from tunegate.gate.evidence import PROFILE_NAME, check_evidence, read_evaluation
+from tunegate.gate.evidence import PROFILE_NAME, Evaluation, check_evidence, read_evaluation
+from tunegate.gate.given import Given, verified
 from tunegate.gate.judge import Judged, Paired, decide, judge_rules, prepare_rules
 from tunegate.gate.markdown import verdict_markdown
 from tunegate.gate.page import verdict_page
@@ -60,65 +61,57 @@ def run(
         ArtifactError: when an input does not verify: what was tampered with is not judged at all.
     """
     policy = parse_policy(settings.policy)
-    artifacts = {
-        "dataset": verify(dataset, kind="dataset"),
-        "adapter": verify(adapter, kind="adapter"),
-        "merged": verify(merged, kind="merged"),
-        "quantized": verify(quantized, kind="quantized"),
-    }
-    subjects = {role: manifest.content_digest for role, manifest in artifacts.items()}
-    for role, folder in sorted(evaluations.items()):
-        subjects[f"evaluations/{role}"] = verify(folder, kind="evaluation").content_digest
-    measured = None
-    if parity is not None:
-        measured = verify(parity, kind="parity")
-        subjects["parity"] = measured.content_digest
-    served = None
-    if serving is not None:
-        served = verify(serving, kind="serving")
-        subjects["serving"] = served.content_digest
-    if champion is not None:
-        subjects["champion"] = verify(champion, kind="champion").content_digest
+    models = {"dataset": dataset, "adapter": adapter, "merged": merged, "quantized": quantized}
+    given = verified({**models, "parity": parity, "serving": serving, "champion": champion}, evaluations)
     document = settings_document(settings)
-    refuse_foreign_output(output, kind="verdict", parents=subjects, settings=document)
+    refuse_foreign_output(output, kind="verdict", parents=given.subjects, settings=document)
 
     say("gate", f"judging {len(policy.checks)} checks at {policy.confidence:.0%} confidence")
-    best = read_found(champion)
-    found = {role: read_evaluation(role, folder) for role, folder in sorted(evaluations.items())}
-    found.update(best.evaluations)
-    evidence = check_evidence(
-        found,
-        artifacts=artifacts,
-        profile=dataset / PROFILE_NAME,
-        training=adapter / TRAINING_NAME,
-        limits=policy.max_overlap_rows,
-    )
-    report = read_parity(parity, measured) if parity is not None and measured is not None else None
-    evidence += check_parity(policy.parity, report, artifacts=artifacts)
-    evidence += check_serving(
-        policy.serving,
-        read_serving(serving, served) if serving is not None and served is not None else None,
-        artifacts=artifacts,
-        evaluation=subjects.get("evaluations/quantized"),
-    )
-    evidence += check_champion(policy, best)
-    prepared = prepare_rules(policy, found, no_champion=absent(policy, best))
-    judged = judge_rules(prepared, alpha=policy.alpha)
-    pairs = [item for item in prepared if isinstance(item, Paired)]
-    watched = watch_slices(pairs, alpha=policy.alpha, min_rows=policy.min_slice_rows)
-    judged += watched.broken
-    evidence += [watched.check] if watched.check else []
-    verdict = decide(evidence, judged=judged, subjects=subjects, policy=policy)
+    verdict, judged = _judge(policy, given)
     if registry:
-        verdict = counted(verdict, policy, registry=registry, rows=evaluation_rows_digest(artifacts["dataset"]))
+        verdict = counted(verdict, policy, registry=registry, rows=evaluation_rows_digest(given.manifests["dataset"]))
     say("gate", f"{verdict.decision}: {verdict.summary}")
     return produce(
         output,
         kind="verdict",
-        parents=subjects,
+        parents=given.subjects,
         settings=document,
         build=lambda folder: _write(folder, verdict, judged, policy, dataset, settings.rows_shown),
     )
+
+
+def _judge(policy: Policy, given: Given) -> tuple[Verdict, list[Judged]]:
+    """The verdict, and the policy's rules with the rows behind them, broken slices included."""
+    best = read_found(given.folders.get("champion"))
+    evaluations = {role: read_evaluation(role, folder) for role, folder in given.evaluations.items()}
+    evaluations.update(best.evaluations)
+    prepared = prepare_rules(policy, evaluations, no_champion=absent(policy, best))
+    pairs = [item for item in prepared if isinstance(item, Paired)]
+    watched = watch_slices(pairs, alpha=policy.alpha, min_rows=policy.min_slice_rows)
+    judged = [*judge_rules(prepared, alpha=policy.alpha), *watched.broken]
+    checks = [
+        *_evidence(policy, given, evaluations),
+        *check_champion(policy, best),
+        *([watched.check] if watched.check else []),
+    ]
+    return decide(checks, judged=judged, subjects=given.subjects, policy=policy), judged
+
+
+def _evidence(policy: Policy, given: Given, evaluations: Mapping[str, Evaluation]) -> list[Check]:
+    """What the comparisons rest on, and the reports with their limits."""
+    folders, manifests = given.folders, given.manifests
+    checks = check_evidence(
+        evaluations,
+        artifacts=manifests,
+        profile=folders["dataset"] / PROFILE_NAME,
+        training=folders["adapter"] / TRAINING_NAME,
+        limits=policy.max_overlap_rows,
+    )
+    parity = read_parity(folders["parity"], manifests["parity"]) if "parity" in folders else None
+    checks += check_parity(policy.parity, parity, artifacts=manifests)
+    serving = read_serving(folders["serving"], manifests["serving"]) if "serving" in folders else None
+    evaluation = given.subjects.get("evaluations/quantized")
+    return checks + check_serving(policy.serving, serving, artifacts=manifests, evaluation=evaluation)
 
 
 def _write(
