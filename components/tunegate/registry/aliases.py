@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError
 from tunegate.contracts.files import pretty_json
-from tunegate.registry.records import Record, chain, read_record, write_record
+from tunegate.registry.records import Record, chain, read_kept_record, read_record, write_record
 from tunegate.registry.versions import has_version
 from tunegate.storage.interface import Storage
 
@@ -161,17 +161,14 @@ def rollback(storage: Storage, alias: Alias, *, note: str = "", attempt: str = "
     if done:
         return Move(done, moved=False)
     head = read_record(storage, alias.record) if alias.record else None
-    effective = read_record(storage, head.restores) if head and head.restores else head
-    if effective is None or effective.previous is None:
+    target = goes_back_to(storage, head) if head else None
+    if target is None:
         raise InputError(
             f"The alias {alias.name} has nothing to go back to.",
             seen="its first version" if head else "no such alias",
             expected="an alias that was moved at least twice",
             remedy="look at the alias's history",
         )
-    target = read_record(storage, effective.previous)
-    if target.restores:
-        target = read_record(storage, target.restores)
     _require_version(storage, target.version)
     record = Record(
         alias=check_alias_name(alias.name),
@@ -187,8 +184,18 @@ def rollback(storage: Storage, alias: Alias, *, note: str = "", attempt: str = "
     return _moved(storage, alias, record)
 
 
+def goes_back_to(storage: Storage, head: Record) -> Record | None:
+    """The promotion that a rollback from ``head`` goes back to; None from an alias's first."""
+    effective = read_record(storage, head.restores) if head.restores else head
+    if effective.previous is None:
+        return None
+    target = read_record(storage, effective.previous)
+    return read_record(storage, target.restores) if target.restores else target
+
+
 def _moved(storage: Storage, alias: Alias, record: Record) -> Move:
     digest = write_record(storage, record)
+    _require_version(storage, record.version)  # again: garbage collection looks for the record that is there now
     pointer = pretty_json({"schema_version": SCHEMA_VERSION, "alias": alias.name, "record": digest})
     try:
         storage.write(_key(alias.name), pointer, if_generation_match=alias.generation)
@@ -201,7 +208,13 @@ def _moved(storage: Storage, alias: Alias, record: Record) -> Move:
 
 
 def _earlier(storage: Storage, name: str, attempt: str) -> Record | None:
-    return next((record for record in history(storage, name) if record.attempt == attempt), None)
+    digest = read_alias(storage, name).record
+    while digest is not None:
+        record = _own(read_kept_record(storage, digest), name, storage)
+        if record.attempt == attempt:
+            return record
+        digest = record.previous
+    return None
 
 
 def _require_version(storage: Storage, version: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,17 @@ def read_record(storage: Storage, digest: str) -> Record:
     if record.digest != digest or record.schema_version != SCHEMA_VERSION:
         raise _broken(storage, digest, f"a record whose digest is {record.digest}")
     return record
+
+
+@functools.lru_cache(maxsize=4096)
+def read_kept_record(storage: Storage, digest: str) -> Record:
+    """:func:`read_record`, asked once by a process: what was verified under its digest cannot become another record."""
+    return read_record(storage, digest)
+
+
+def list_records(storage: Storage) -> list[str]:
+    """The digests of all records, those that lost their race included."""
+    return [key.removeprefix(f"{_FOLDER}/").removesuffix(".json") for key in storage.list(_FOLDER)]
 
 
 def chain(storage: Storage, digest: str | None) -> Iterator[Record]:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tempfile
 from collections.abc import Mapping
@@ -23,7 +24,10 @@ from tunegate.contracts.manifest import (
     read_manifest,
     verify,
 )
+from tunegate.registry.presence import list_removals, note_arrival, read_removal
+from tunegate.storage.copying import differences
 from tunegate.storage.interface import Source, Storage
+from tunegate.storage.refusals import refuse_damaged
 
 KIND = "version"
 _FOLDER = "versions"
@@ -52,9 +56,11 @@ def publish(storage: Storage, parts: Mapping[str, Part]) -> str:
 
     Raises:
         ArtifactError: when a file changed since it was verified, or the registry holds other bytes under this digest.
+        ConflictError: while garbage collection removes this version.
     """
     manifest = _version_manifest(parts)
     digest = manifest.content_digest
+    note_arrival(storage, digest)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / MANIFEST_NAME
         path.write_bytes(pretty_json(manifest.to_json()))
@@ -63,19 +69,30 @@ def publish(storage: Storage, parts: Mapping[str, Part]) -> str:
             for entry in _entries(role, part):
                 name = entry.path.removeprefix(f"{role}/")
                 sources[entry.path] = Source(part.folder / name, entry.sha256)
-        storage.upload_folder(sources, f"{_FOLDER}/{digest}", last=MANIFEST_NAME)
+        storage.upload_folder(sources, version_folder(digest), last=MANIFEST_NAME)
     return digest
 
 
 def has_version(storage: Storage, version: str) -> bool:
-    """Whether the registry holds the whole version."""
-    return storage.exists(f"{_FOLDER}/{version}/{MANIFEST_NAME}")
+    """Whether the registry holds the whole version, and is not about to remove it."""
+    return storage.exists(f"{version_folder(version)}/{MANIFEST_NAME}") and read_removal(storage, version) is None
 
 
 def list_versions(storage: Storage) -> list[str]:
     """The digests of all versions."""
     keys = (key.split("/") for key in storage.list(_FOLDER))
-    return sorted(parts[1] for parts in keys if len(parts) == 3 and parts[2] == MANIFEST_NAME)
+    whole = {parts[1] for parts in keys if len(parts) == 3 and parts[2] == MANIFEST_NAME}
+    return sorted(whole - list_removals(storage))
+
+
+def version_folder(version: str) -> str:
+    """Where a version lies in the storage."""
+    return f"{_FOLDER}/{version}"
+
+
+def version_folders(storage: Storage) -> set[str]:
+    """The digests of all versions, those whose upload never finished and those that are being removed included."""
+    return {version for key in storage.stamps(_FOLDER) if _DIGEST.fullmatch(version := key.split("/")[0])}
 
 
 def find_version(storage: Storage, text: str) -> str:
@@ -102,7 +119,11 @@ def show_version(storage: Storage, version: str) -> Manifest:
     Raises:
         ArtifactError: when it is absent, or was edited.
     """
-    blob = storage.read(f"{_FOLDER}/{version}/{MANIFEST_NAME}") if _DIGEST.fullmatch(version) else None
+    return _read_manifest(storage, version)[0]
+
+
+def _read_manifest(storage: Storage, version: str) -> tuple[Manifest, bytes]:
+    blob = storage.read(f"{version_folder(version)}/{MANIFEST_NAME}") if _DIGEST.fullmatch(version) else None
     if blob is None:
         raise ArtifactError(
             f"There is no version {version} in {storage.uri}.",
@@ -115,20 +136,29 @@ def show_version(storage: Storage, version: str) -> Manifest:
         manifest = read_manifest(Path(scratch))
     if manifest.content_digest != version or manifest.kind != KIND:
         raise _edited(storage, version)
-    return manifest
+    return manifest, blob.data
 
 
 def fetch_version(storage: Storage, version: str, folder: Path) -> Manifest:
-    """Copies a version into ``folder`` and checks every byte of it.
+    """Copies a version into ``folder`` and checks every byte of it while it is read.
 
     Raises:
         ArtifactError: naming each file that is missing, changed or extra.
     """
-    show_version(storage, version)
-    storage.download_folder(f"{_FOLDER}/{version}", folder)
-    manifest = verify(folder, kind=KIND)
-    if manifest.content_digest != version:
-        raise _edited(storage, version)
+    manifest, sha256 = _stated(storage, version)
+    storage.download_folder(version_folder(version), folder, sha256=sha256)
+    return manifest
+
+
+def verify_version(storage: Storage, version: str) -> Manifest:
+    """Reads every byte of a version where it lies, and keeps none.
+
+    Raises:
+        ArtifactError: naming each file that is missing, changed or extra.
+    """
+    manifest, sha256 = _stated(storage, version)
+    wrong = differences(sha256, storage.hashes(version_folder(version)))
+    refuse_damaged(wrong, at=f"{storage.uri}/{version_folder(version)}", files=len(sha256))
     return manifest
 
 
@@ -141,6 +171,13 @@ def fetch_part(storage: Storage, version: str, role: str, folder: Path) -> Manif
     folder.parent.mkdir(parents=True, exist_ok=True)
     storage.download_folder(f"{_FOLDER}/{version}/{role}", folder)
     return verify(folder)
+
+
+def _stated(storage: Storage, version: str) -> tuple[Manifest, dict[str, str]]:
+    """A version's manifest, and the sha256 of every file: of those that it lists, and its own as it was read."""
+    manifest, data = _read_manifest(storage, version)
+    sha256 = {entry.path: entry.sha256 for entry in manifest.files}
+    return manifest, {**sha256, MANIFEST_NAME: hashlib.sha256(data).hexdigest()}
 
 
 def _version_manifest(parts: Mapping[str, Part]) -> Manifest:

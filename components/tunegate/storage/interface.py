@@ -39,6 +39,9 @@ class Source:
 class Storage(Protocol):
     """Objects by key (a relative POSIX path). Small objects move atomically; folders are written once, as a whole."""
 
+    def __hash__(self) -> int:
+        """A storage can be a key: two of the same address are the same."""
+
     @property
     def uri(self) -> str:
         """Where this storage lies, as :func:`tunegate.storage.open.open_storage` would take it."""
