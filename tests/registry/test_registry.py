@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from tunegate.registry.aliases import (
     read_alias,
     rollback,
 )
-from tunegate.registry.records import read_record
 from tunegate.registry.versions import (
     Part,
     fetch_version,
@@ -219,40 +217,3 @@ def test_an_edited_record_or_alias_breaks_the_history_loudly(storage: Storage, t
     (tmp_path / "registry/aliases/champion.json").write_text("{")
     with pytest.raises(ArtifactError, match="cannot be read"):
         read_alias(storage, "champion")
-
-
-def _race(storage: Storage, version: str, worker: int, rounds: int, barrier: object, wins: object) -> None:
-    for number in range(rounds):
-        state = read_alias(storage, "champion")
-        barrier.wait()  # type: ignore[attr-defined]
-        try:
-            promote(storage, state, version, verdict="v", attempt=f"{worker}/{number}")
-            wins.put((number, worker))  # type: ignore[attr-defined]
-        except ConflictError:
-            pass
-        barrier.wait()  # type: ignore[attr-defined]
-
-
-def test_of_eight_who_promote_at_once_one_wins_each_generation_and_history_stays_linear(
-    storage: Storage, tmp_path: Path
-) -> None:
-    workers, rounds = 8, 20
-    version = _version(storage, tmp_path, "one")
-    context = multiprocessing.get_context("fork")
-    barrier, wins = context.Barrier(workers, timeout=30), context.Queue()
-    processes = [
-        context.Process(target=_race, args=(storage, version, worker, rounds, barrier, wins))
-        for worker in range(workers)
-    ]
-    for process in processes:
-        process.start()
-    won = sorted(wins.get(timeout=30) for _ in range(rounds))
-    for process in processes:
-        process.join()
-    assert wins.empty()
-    assert [number for number, _ in won] == list(range(rounds))
-    records = history(storage, "champion")
-    assert [record.attempt for record in reversed(records)] == [f"{worker}/{number}" for number, worker in won]
-    assert [read_record(storage, record.previous).digest for record in records[:-1] if record.previous] == [
-        record.digest for record in records[1:]
-    ]
