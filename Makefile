@@ -35,6 +35,7 @@ e2e-legacy: $(INSTALLED) $(LEGACY)  ## AutoAWQ as tests, on a tiny model: two mi
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
 	$(BIN)/python tests/benchmarks/bench_speed.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
+	test ! -d runs/demo || $(BIN)/python tests/benchmarks/bench_quality.py  # of the run that `make demo` leaves
 	$(BIN)/python tests/benchmarks/bench_memory.py
 
 torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
