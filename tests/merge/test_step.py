@@ -12,11 +12,13 @@ import pytest
 
 from tunegate.contracts.errors import AdapterError, ArtifactError, InputError, ModelError
 from tunegate.contracts.files import sha256_file
-from tunegate.contracts.manifest import verify
+from tunegate.contracts.manifest import input_digest, verify
 from tunegate.merge import weights
 from tunegate.merge.settings import MergeSettings
 from tunegate.merge.step import run
+from tunegate.models.companions import tokenizer_digests
 from tunegate.models.files import tokenizer_files
+from tunegate.models.four_bit import four_bit, four_bit_document
 from tunegate.models.load import load_causal_lm, load_tokenizer
 from tunegate.train.model import load_base
 from tunegate.train.settings import TrainSettings
@@ -24,6 +26,7 @@ from tunegate.train.settings import TrainSettings
 torch = pytest.importorskip("torch")
 
 TOLERANCE = 1e-4
+GENERATION = "generation_config.json"
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def peft_adapter(base: Path, folder: Path, **config: Any) -> Path:
     model = get_peft_model(load_causal_lm(base), LoraConfig(**{**plain, **config}))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            torch.nn.init.normal_(parameter, std=0.05)
+            torch.nn.init.normal_(parameter, std=0.05) if parameter.ndim > 1 else parameter.data.mul_(1.3)
     model.save_pretrained(str(folder))
     return folder
 
@@ -80,6 +83,26 @@ def test_qlora_merged_into_the_original_base_equals_pefts_adapter_on_the_origina
     ours = logits(load_causal_lm(tmp_path / "out"), ids)
     assert (ours - peft_logits(load_causal_lm(tiny_base), trained["qlora"], ids)).abs().max() <= TOLERANCE
     assert (ours - logits(load_causal_lm(merged), ids)).abs().max() > 10 * TOLERANCE  # the two bases are not the same
+
+
+@pytest.mark.parametrize("merge_base", ["dequantized", "original"])
+def test_dora_trained_on_a_4_bit_base_merges_with_the_lengths_of_the_weights_it_is_merged_into(
+    merge_base: str, tiny_base: Path, ids: Any, tmp_path: Path
+) -> None:
+    quantized = load_base(tiny_base, TrainSettings(method="qlora"))
+    adapter = peft_adapter(tiny_base, tmp_path / "adapter", use_dora=True)
+    training = {
+        "method": "qlora",
+        "base_digest": input_digest(tiny_base),
+        "four_bit": four_bit_document(four_bit(quantized)),
+        "companions": tokenizer_digests(tiny_base) | {GENERATION: sha256_file(tiny_base / GENERATION)},
+    }
+    (adapter / "training.json").write_text(json.dumps(training), "utf-8")
+    for file in tokenizer_files(tiny_base):
+        shutil.copyfile(file, adapter / file.name)
+    run(MergeSettings(merge_base=merge_base), base_model=tiny_base, adapter=adapter, output=tmp_path / "out")
+    expected = peft_logits(quantized if merge_base == "dequantized" else load_causal_lm(tiny_base), adapter, ids)
+    assert (logits(load_causal_lm(tmp_path / "out"), ids) - expected).abs().max() <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -110,3 +110,9 @@ def test_an_unknown_architecture_is_refused(tiny_base: Path, tmp_path: Path) -> 
     (copy / "config.json").write_text(json.dumps({**config, "model_type": "nothing"}), "utf-8")
     with pytest.raises(ModelError, match="cannot be loaded"):
         load_causal_lm(copy)
+
+
+def test_a_base_in_a_bucket_is_refused_with_how_to_fetch_it() -> None:
+    with pytest.raises(ModelError, match="not read from a bucket") as caught:
+        resolve_model("gs://bucket/model")
+    assert "gcloud storage cp --recursive gs://bucket/model" in caught.value.remedy

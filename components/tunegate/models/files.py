@@ -38,6 +38,13 @@ def resolve_model(text: str) -> Path:
 
 
 def _from_hub(text: str) -> Path:
+    if text.startswith("gs://"):
+        raise ModelError(
+            f"The base model {text!r} is not read from a bucket.",
+            seen="an address on Google Cloud Storage",
+            expected="a folder, or 'org/name@revision'",
+            remedy=f"copy it, `gcloud storage cp --recursive {text} FOLDER`, and give FOLDER; or mount the bucket",
+        )
     if not HUB_NAME.match(text):
         raise ModelError(
             f"The base model {text!r} was not found.",
