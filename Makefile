@@ -37,6 +37,7 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 	$(BIN)/python tests/benchmarks/bench_methods.py
 	test ! -d runs/demo || $(BIN)/python tests/benchmarks/bench_quality.py  # of the run that `make demo` leaves
 	$(BIN)/python tests/benchmarks/bench_memory.py
+	$(BIN)/python tests/benchmarks/bench_gate.py gate.html
 	$(BIN)/python tests/benchmarks/bench_merge.py
 
 torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again

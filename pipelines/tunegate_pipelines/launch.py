@@ -17,10 +17,10 @@ from tunegate.contracts.settings import parse_settings
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
-from tunegate.preflight.lint import Linted, lint, refuse
-from tunegate_pipelines.at_hand import context_at_hand
+from tunegate.preflight.lint import Linted, refuse
 from tunegate_pipelines.form import SECTIONS
 from tunegate_pipelines.lint_page import lint_section
+from tunegate_pipelines.lint_recipe import lint_recipe
 from tunegate_pipelines.own_tasks import check_own_tasks
 from tunegate_pipelines.recipe import Sections, check_destination, refuse_unreachable, resolve
 
@@ -44,7 +44,7 @@ def launch_check(
     check_own_tasks(sections)
     for address in (registry, checkpoint_uri):
         refuse_unreachable(address)
-    linted = lint(context_at_hand(sections, base_model=base_model, dataset=dataset))
+    linted = lint_recipe(sections, base_model=base_model, dataset=dataset)
     _write(page, settings_page(sections, linted))
     refuse(linted)
     told = {step: _without_none(values) for step, values in sections.items()}

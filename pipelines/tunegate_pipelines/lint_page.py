@@ -8,7 +8,7 @@ from tunegate.preflight.lint import Linted
 
 
 def lint_section(linted: Linted) -> Section:
-    """Findings, and below them the rules that could not be checked."""
+    """Findings, and below them the rules that could not be checked, and what the policy can show."""
     found = (
         table(
             ("severity", "rule", "seen", "to do", "reference"),
@@ -22,4 +22,4 @@ def lint_section(linted: Linted) -> Section:
         if linted.unchecked
         else ""
     )
-    return Section("Lint", found + unchecked)
+    return Section("Lint", found + unchecked + "".join(paragraph(text) for text in linted.told))

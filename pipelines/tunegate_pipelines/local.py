@@ -16,11 +16,11 @@ from rich.text import Text
 from tunegate.approve.identity import on_this_machine
 from tunegate.contracts.errors import InputError, Interrupted, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
-from tunegate.preflight.lint import Linted, lint, refuse
+from tunegate.preflight.lint import Linted, refuse
 from tunegate_pipelines.addresses import local_addresses, registry_made
-from tunegate_pipelines.at_hand import context_at_hand
 from tunegate_pipelines.follow import Follower, RunStopped, view_for
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+from tunegate_pipelines.lint_recipe import lint_recipe
 from tunegate_pipelines.own_tasks import absolute_tasks, check_own_tasks
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
 from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
@@ -62,7 +62,7 @@ def check_recipe(recipe: Recipe) -> Linted:
 
 
 def _linted(sections: Sections, addresses: Mapping[str, Any]) -> Linted:
-    return lint(context_at_hand(sections, base_model=addresses["base_model"], dataset=addresses["dataset"]))
+    return lint_recipe(sections, base_model=addresses["base_model"], dataset=addresses["dataset"])
 
 
 def form_settings(recipe: Recipe) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,12 +12,14 @@ from rich.text import Text
 
 from tunegate.contracts.errors import OutputExistsError
 from tunegate.contracts.files import write_atomically
+from tunegate.contracts.schemes import SCHEMES
 from tunegate.contracts.vllm import VLLM
 from tunegate.pages.charts import stacked_bars
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import facts, paragraph, table
 from tunegate.preflight.devices import Fit
 from tunegate.preflight.memory import USABLE_SHARE, MemoryPlan, gigabytes
+from tunegate.preflight.scheme_choice import SchemeFit
 from tunegate_pipelines.plan import Answer, conditions
 from tunegate_pipelines.serving_plan import ServingPlan
 
@@ -135,17 +138,18 @@ def _serving_columns(serving: ServingPlan) -> list[str]:
 
 
 def _serving_sections(serving: ServingPlan) -> list[Section]:
-    reasons = [
-        [served.target.name, fit.scheme, fit.served, fit.reason, fit.source]
-        for served in serving.targets
-        for fit in served.fits
-    ]
+    where: dict[SchemeFit, list[str]] = {}
+    for served in serving.targets:
+        for fit in served.fits:
+            where.setdefault(replace(fit, target=""), []).append(served.target.name)
+    reasons = [[fit.scheme, fit.served, ", ".join(names), fit.reason, fit.source] for fit, names in where.items()]
+    reasons.sort(key=lambda row: list(SCHEMES).index(row[0]))
     told = paragraph(serving_told(serving)) if serving.taken else ""
     weights = table(["scheme", "weights", "share"], serving_weights(serving))
     targets = table(_serving_columns(serving), serving_rows(serving))
     return [
         Section(f"Served by {VLLM}", told + weights + targets, _SERVING),
-        Section("Why", table(["target", "scheme", "served", "reason", "source"], reasons)),
+        Section("Why", table(["scheme", "served", "targets", "reason", "source"], reasons)),
     ]
 
 

@@ -36,8 +36,19 @@ KFP_FOLDER = "kfp"
 
 #: The order in which steps are shown.
 _ORDER = (
-    "dataset", "adapter", "merged", "quantized", "parity", "evaluation", "champion", "serving", "verdict", "promotion",
-)  # fmt: skip
+    "dataset",
+    "adapter",
+    "merged",
+    "quantized",
+    "parity",
+    "evaluation",
+    "champion",
+    "serving",
+    "verdict",
+    "request",
+    "decision",
+    "promotion",
+)
 _ROLES = ("base", "merged", "quantized", *CHAMPION_ROLES)
 #: How the demo's measures are called in the table; any other is shown as ``task metric``.
 _LABELS: Mapping[tuple[str, str], str] = {

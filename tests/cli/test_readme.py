@@ -71,5 +71,7 @@ def test_the_readmes_recipe_has_the_shape_of_the_shipped_ones() -> None:
         "quantize",
         "evaluate",
         "gate",
+        "approve",
         "promote",
+        "signing",
     }

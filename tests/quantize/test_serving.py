@@ -65,6 +65,6 @@ def test_the_artifact_and_its_page_say_what_auto_took_and_why(
     assert result["scheme"] == "FP8_DYNAMIC"
     serving = result["serving"]
     assert (serving["target"], serving["served"]) == ("vllm-cpu-avx2", "as evaluated")
-    assert (serving["picked_by"], verify(tmp_path / "out").settings["scheme"]) == ("the serving target", "auto")
+    assert (serving["picked_by"], verify(tmp_path / "out").settings["scheme"]) == ("auto", "auto")
     page = re.sub(r"\s+", " ", (tmp_path / "out" / "page.html").read_text("utf-8"))
     assert "Where it is served" in page and "nothing else is served there as it was evaluated" in page

@@ -11,9 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from tunegate.serving.answers import Candidate, Completion, ServedModel, Token
 
 from tunegate.contracts.errors import InputError, RunError
+from tunegate.serving.answers import Candidate, Completion, ServedModel, Token
 from tunegate.serving.client import Client
 
 #: What vLLM 0.32 answers, less the fields that are not read.

@@ -10,7 +10,7 @@ from pathlib import Path
 from tunegate.approve.page import Asked, request_page
 from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.approve.webhook import tell
-from tunegate.contracts.approval import Identity, Request, utc_now
+from tunegate.contracts.approval import DECISIONS, Identity, Request, utc_now
 from tunegate.contracts.approval_rules import refuse_unknown_requester, refuse_unusable
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.files import pretty_json
@@ -124,6 +124,8 @@ def _ask(folder: Path, asking: Asking, storage: Storage, judged: Judged, evaluat
         tell(request, None, registry=storage.uri, environment=asking.environment)
     else:
         request = open_already
+    for word in DECISIONS:
+        say("approve", f"to {word}: tunegate {word} {request.digest[:12]} --registry {storage.uri} --reason '…'")
     asked = Asked(request, storage.uri, judged.verdict, evaluations, signed=asking.signing.method != "none")
     written = {
         "schema_version": SCHEMA_VERSION,

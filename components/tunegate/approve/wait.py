@@ -53,8 +53,6 @@ def run(
     decision = read_decision(storage, asked.digest)
     if decision is None:
         say("approve", f"{asked.alias} would move to {asked.version[:12]}; waiting until {asked.expires}")
-        for line in how_to_answer(asked, storage.uri):
-            say("approve", line)
         decision = wait(storage, asked, poll_seconds=poll_seconds, environment=environment)
     say("approve", f"{decision.decision} by {decision.approver.name}: {decision.reason}")
     manifest = produce(
@@ -86,12 +84,6 @@ def wait(
             return _expire(storage, request, time_is, environment)
         left = (datetime.fromisoformat(request.expires) - time_is).total_seconds()
         sleep(min(poll_seconds, max(left, 0.05)))
-
-
-def how_to_answer(request: Request, registry: str) -> list[str]:
-    """The commands with which a person answers."""
-    answer = f"{request.digest[:12]} --registry {registry} --reason '…'"
-    return [f"approve it:  tunegate approve {answer}", f"reject it:   tunegate reject {answer}"]
 
 
 def read_denial(folder: Path) -> ApprovalRefused:

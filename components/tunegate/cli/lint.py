@@ -103,3 +103,5 @@ def _print_linted(linted: Linted, *, nothing: str) -> None:
         console.print(Text(nothing), soft_wrap=True)
     for unchecked in linted.unchecked:
         console.print(Text(f"not checked: {unchecked.rule} ({unchecked.reason})", "dim"), soft_wrap=True)
+    for text in linted.told:
+        console.print(Text(text, "dim"), soft_wrap=True)

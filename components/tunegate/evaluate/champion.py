@@ -50,6 +50,7 @@ def run_champion(
     like: Path,
     output: Path,
     reuse: Path | None = None,
+    api_key: str = "",
 ) -> Manifest:
     """Evaluates what ``alias`` points at, or records that it points at nothing.
 
@@ -61,7 +62,7 @@ def run_champion(
         dataset: what prepare made.
         like: an evaluation of this run: a stored one is taken when it differs from this in the model alone.
         output: where the ``champion`` artifact goes: ``champion.json`` and an evaluation in a folder for each role.
-        reuse: as in :func:`tunegate.evaluate.step.run`.
+        reuse, api_key: as in :func:`tunegate.evaluate.step.run`.
 
     Raises:
         InputError: when the registry does not exist: that is not the same as an alias that does not.
@@ -87,7 +88,8 @@ def run_champion(
             stored = _take_stored(storage, version, role, models[role], like, standard, folder / role)
             sources[role] = STORED if stored else MADE_ANEW
             if not stored:
-                _evaluate_anew(settings, storage, version, role, dataset, folder / role, reuse)
+                given = {"dataset": dataset, "output": folder / role, "reuse": reuse, "api_key": api_key}
+                _evaluate_anew(settings, storage, version, role, given)
         champion = Champion(
             alias, storage.uri, pointer.record, pointer.generation, version, models, sources, tuple(roles)
         )
@@ -146,15 +148,18 @@ def _evaluate_anew(
     storage: Storage,
     version: str,
     role: str,
-    dataset: Path,
-    target: Path,
-    reuse: Path | None,
+    given: Mapping[str, Any],
 ) -> None:
+    """Fetches a model of the version and evaluates it.
+
+    Args:
+        given: what :func:`tunegate.evaluate.step.run` is told beside settings and model.
+    """
     part = CHAMPION_ROLES[role]
     with tempfile.TemporaryDirectory(prefix="tunegate-champion-") as scratch:
         say(STEP, f"{role}: fetching {part} of {version[:12]}")
         _fetched(storage, version, part, Path(scratch) / part)
-        evaluate(settings, model=Path(scratch) / part, dataset=dataset, output=target, reuse=reuse)
+        evaluate(settings, model=Path(scratch) / part, **given)
 
 
 def _write(folder: Path, champion: Champion) -> None:

@@ -22,7 +22,7 @@ def evaluate_base(
         settings: the section 'evaluate' of the recipe.
         base_model: a model folder, or 'org/name@revision' of a hub.
         reuse: a folder that keeps finished tasks by digest, so that the same work is done once; '' for none.
-        dataset: what prepare wrote; only its evaluation rows are read.
+        dataset: what prepare wrote; train rows are read where a task has rows of its own, to look for these among them.
         evaluation: results and per-row scores.
         page: results, with examples.
         metrics: the aggregate of each task and metric.
@@ -56,7 +56,7 @@ def evaluate_model(
         settings: the section 'evaluate' of the recipe.
         reuse: a folder that keeps finished tasks by digest, so that a pod that is tried again goes on; '' for none.
         model: what merge or quantize wrote.
-        dataset: what prepare wrote; only its evaluation rows are read.
+        dataset: what prepare wrote; train rows are read where a task has rows of its own, to look for these among them.
         evaluation: results and per-row scores.
         page: results, with examples.
         metrics: the aggregate of each task and metric.
@@ -87,7 +87,7 @@ def evaluate_champion(
         registry: where versions and aliases lie.
         alias: the name that would be moved.
         reuse: a folder that keeps evaluations by digest; '' for none.
-        dataset: what prepare wrote; only its evaluation rows are read.
+        dataset: what prepare wrote; train rows are read where a task has rows of its own, to look for these among them.
         like: an evaluation of this run; the champion's stored one is taken when only the model differs.
         champion: where the alias pointed, and an evaluation of each model that is compared.
         page: the same, for people.

@@ -9,7 +9,7 @@ from typing import Any
 
 from tunegate.contracts.progress import Progress
 from tunegate.evaluate.halving import STEP, Answers, asked_in_smaller_batches
-from tunegate.models.chat import after_prompt
+from tunegate.models.chat import rendered_pair
 
 #: Completions are scored in batches of this share of those that are answered: scoring is bound by computation, gains
 #: nothing from large batches, and needs the logits of many positions in memory.
@@ -103,11 +103,10 @@ def harness_model(model: Any, tokenizer: Any, *, batch_size: int, rendered: bool
                 self.progress.advance(rows)
 
         def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-            if not rendered:
-                pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
-                return pair
-            prompt = self.tok_encode(context)
-            return prompt, after_prompt(prompt, self.tok_encode(context + continuation))
+            if rendered:
+                return rendered_pair(self.tok_encode, context, continuation)
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
 
     # Chat templates write the first token themselves, so nothing is added to what they rendered.
     templated = rendered or bool(tokenizer.chat_template)

@@ -98,8 +98,9 @@ def launch_champion(
     metrics: KfpMetrics,
 ) -> None:
     """Evaluates what the alias points at, as far as the gate's policy compares with it, at ``champion.path``."""
+    parsed = parse_settings(EvaluateSettings, settings, where="recipe.evaluate")
     manifest = run_champion(
-        parse_settings(EvaluateSettings, settings, where="recipe.evaluate"),
+        parsed,
         roles=asked_roles(gate.get("policy", {})),
         registry=registry,
         alias=alias,
@@ -107,5 +108,6 @@ def launch_champion(
         like=Path(like.path),
         output=Path(champion.path),
         reuse=Path(reuse) if reuse else None,
+        api_key=api_key(parsed),
     )
     publish(manifest, artifact=champion, page=page, metrics=metrics)

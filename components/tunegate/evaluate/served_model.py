@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from tunegate.contracts.errors import ModelError, RunError, SettingsError
 from tunegate.contracts.progress import Progress
 from tunegate.evaluate.halving import STEP
-from tunegate.models.chat import after_prompt
+from tunegate.models.chat import rendered_pair
 from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
 
@@ -71,6 +71,7 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
     """
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
+    from lm_eval.models.utils import postprocess_generated_text
 
     templated = rendered or bool(tokenizer.chat_template)
 
@@ -107,11 +108,10 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
             )  # fmt: skip
 
         def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-            if not rendered:
-                pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
-                return pair
-            prompt = self.tok_encode(context)
-            return prompt, after_prompt(prompt, self.tok_encode(context + continuation))
+            if rendered:
+                return rendered_pair(self.tok_encode, context, continuation)
+            pair: tuple[list[int], list[int]] = super()._encode_pair(context, continuation)
+            return pair
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             return _asked_together(requests, self._answer, rows_at_once, "rows answered")
@@ -124,12 +124,15 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
                     remedy="ask it with backend: transformers, or leave it out",
                 )  # fmt: skip
             until = how.get("until") or []
+            stop = [until] if isinstance(until, str) else list(until)
             completion = served.client.complete(
                 self.tok_encode(prompt), model=served.name, logprobs=0,
                 max_tokens=int(how.get("max_gen_toks", DEFAULT_NEW_TOKENS)),
-                stop=[until] if isinstance(until, str) else list(until),
+                stop=stop,
             )  # fmt: skip
-            return completion.text
+            # Decoded here: of a character that the limit cuts in two, transformers shows a mark and the server nothing.
+            said = tokenizer.decode([token.token_id for token in completion.tokens], skip_special_tokens=True)
+            return str(postprocess_generated_text(said, stop=stop, think_end_token=None))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             at_once = 1 if served.adapters else rows_at_once

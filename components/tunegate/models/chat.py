@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,18 @@ def after_prompt(prompt_ids: Sequence[int], whole_ids: Sequence[int]) -> list[in
             remedy="end the template's generation prompt with a special token or a line break, not with a space",
         )
     return list(whole_ids[start:])
+
+
+def rendered_pair(
+    encode: Callable[[str], list[int]], prompt_text: str, completion_text: str
+) -> tuple[list[int], list[int]]:
+    """Token ids of a rendered prompt and of the completion behind it. See :func:`after_prompt`.
+
+    Raises:
+        ModelError: as there.
+    """
+    prompt = encode(prompt_text)
+    return prompt, after_prompt(prompt, encode(prompt_text + completion_text))
 
 
 def prompt_only(tokenizer: Any, prompt: Sequence[Message]) -> str:

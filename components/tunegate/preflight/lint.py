@@ -38,16 +38,19 @@ class Linted:
     Attributes:
         findings: in the order of the table.
         unchecked: rules that mean something for this run, and could not be checked here.
+        told: what is said of the run whether or not anything was found.
     """
 
     findings: tuple[Finding, ...]
     unchecked: tuple[Unchecked, ...]
+    told: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For scripts, and for the run's page."""
         return {
             "findings": [asdict(found) for found in self.findings],
             "unchecked": [asdict(u) for u in self.unchecked],
+            "told": list(self.told),
         }
 
     @classmethod
@@ -56,6 +59,7 @@ class Linted:
         return cls(
             tuple(Finding(**found) for found in document["findings"]),
             tuple(Unchecked(**rule) for rule in document["unchecked"]),
+            tuple(document.get("told", ())),
         )
 
 

@@ -120,7 +120,7 @@ def _served(settings: QuantizeSettings, fit: SchemeFit | None) -> dict[str, Any]
     """What the serving target makes of the scheme, and who picked it; empty where no target is named."""
     if fit is None:
         return {}
-    picked_by = "the serving target" if settings.scheme == AUTO_SCHEME else "the settings"
+    picked_by = AUTO_SCHEME if settings.scheme == AUTO_SCHEME else "the settings"
     return {
         "target": fit.target,
         "served": fit.served,
