@@ -39,6 +39,7 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 	$(BIN)/python tests/benchmarks/bench_memory.py
 	$(BIN)/python tests/benchmarks/bench_gate.py gate.html
 	$(BIN)/python tests/benchmarks/bench_merge.py
+	$(BIN)/python tests/benchmarks/bench_registry.py
 
 torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
 	$(BIN)/pytest -m slow -s tests
