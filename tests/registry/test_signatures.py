@@ -8,10 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.errors import ArtifactError, InputError, RunError, SettingsError
@@ -24,18 +23,6 @@ from tunegate.storage.interface import Storage
 from tunegate.storage.open import open_storage
 
 BASE, ROWS = "b" * 64, "d" * 64
-
-
-def key_pair(folder: Path, name: str = "key", password: bytes | None = None) -> SigningSettings:
-    """An elliptic key pair as two files, and the settings that name them."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    hidden = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, hidden))
-    public.write_bytes(
-        key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return SigningSettings("key", private_key=str(private), public_key=str(public))
 
 
 def make_parts(folder: Path, text: str = "one") -> dict[str, Part]:
@@ -73,7 +60,7 @@ def sign(folder: Path, settings: SigningSettings, text: str = "one") -> Signed:
 
 
 @pytest.fixture
-def signed(tmp_path: Path) -> Signed:
+def signed(tmp_path: Path, key_pair: Any) -> Signed:
     return sign(tmp_path, key_pair(tmp_path))
 
 
@@ -188,7 +175,7 @@ def test_the_signature_of_another_version_does_not_count(signed: Signed, tmp_pat
     assert "weights" in caught.value.seen
 
 
-def test_another_key_does_not_count(signed: Signed, tmp_path: Path) -> None:
+def test_another_key_does_not_count(signed: Signed, tmp_path: Path, key_pair: Any) -> None:
     other = key_pair(tmp_path, "other")
     with pytest.raises(ArtifactError, match="Key mismatch"):
         verify_signature(signed.storage, signed.version, signed.copy, other)
@@ -200,7 +187,7 @@ def test_a_folder_without_files_is_found_though_no_signature_speaks_of_it(signed
         fetch_signed_version(signed.storage, signed.version, tmp_path / "deployed", signed.settings)
 
 
-def test_a_version_without_signature_is_refused_where_one_is_asked_for(tmp_path: Path) -> None:
+def test_a_version_without_signature_is_refused_where_one_is_asked_for(tmp_path: Path, key_pair: Any) -> None:
     unsigned = sign(tmp_path, SigningSettings())
     assert read_signature(unsigned.storage, unsigned.version) is None
     assert verify_signature(unsigned.storage, unsigned.version, unsigned.copy, SigningSettings()) is False
@@ -208,7 +195,7 @@ def test_a_version_without_signature_is_refused_where_one_is_asked_for(tmp_path:
         verify_signature(unsigned.storage, unsigned.version, unsigned.copy, key_pair(tmp_path))
 
 
-def test_a_key_with_a_password_signs_and_the_password_is_told_to_nobody(tmp_path: Path) -> None:
+def test_a_key_with_a_password_signs_and_the_password_is_told_to_nobody(tmp_path: Path, key_pair: Any) -> None:
     pair = key_pair(tmp_path, password=b"open sesame")
     settings = dataclasses.replace(pair, password_env="SIGNING_PASSWORD")
     unsigned = sign(tmp_path, SigningSettings())

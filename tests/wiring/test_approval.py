@@ -45,7 +45,8 @@ class Run:
         report = json.loads((self.folder / "report.json").read_text("utf-8"))
         found = {name: Path(made["folder"]) for name, made in report["artifacts"].items()}
         roles = ("base", "merged", "quantized")
-        named = {name: found[name] for name in ("verdict", "adapter", "merged", "quantized", "parity", "champion")}
+        models, reports = ("adapter", "merged", "quantized"), ("verdict", "parity", "champion", "serving")
+        named = {name: found[name] for name in (*models, *reports)}
         return {**named, "evaluations": {role: found[f"evaluation of {role}"] for role in roles}}
 
     def ask(self, output: Path, alias: str, requester: Identity | None = None, **settings: Any) -> str:
@@ -56,17 +57,8 @@ class Run:
         return str(json.loads((output / "request.json").read_text())["request"])
 
 
-def key_pair(folder: Path) -> SigningSettings:
-    for command in (
-        ["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem"],
-        ["ec", "-in", "key.pem", "-pubout", "-out", "key.pub"],
-    ):
-        subprocess.run(["openssl", *command], cwd=folder, check=True, capture_output=True)
-    return SigningSettings("key", private_key=str(folder / "key.pem"), public_key=str(folder / "key.pub"))
-
-
 @pytest.fixture(scope="module")
-def approved(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, rows_file: Path) -> Run:
+def approved(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, rows_file: Path, key_pair: Any) -> Run:
     """A run that waits for approval, and somebody who gives it from another terminal."""
     place = tmp_path_factory.mktemp("approval")
     signing, registry = key_pair(place), str(place / "registry")
