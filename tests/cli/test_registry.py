@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 from tunegate.cli import app
 from tunegate.registry.presence import mark
+from tunegate.registry.signatures import sign_version
+from tunegate.registry.versions import fetch_version
 from tunegate.storage.open import open_storage
 
 RUNNER = CliRunner()
@@ -60,6 +62,21 @@ def test_a_version_that_was_changed_exits_2_and_names_the_file(registry: tuple[s
     result = RUNNER.invoke(app, ["registry", "verify", place, "champion"])
     assert result.exit_code == 2
     assert "second/train.jsonl: changed" in result.stderr
+
+
+def test_a_version_is_verified_with_the_key_that_signed_it_and_with_no_other(
+    registry: tuple[str, list[str]], tmp_path: Path, key_pair: Any
+) -> None:
+    place, versions = registry
+    signing, other = key_pair(tmp_path), key_pair(tmp_path, "other")
+    asked = ["registry", "verify", place, "champion", "--public-key"]
+    unsigned = RUNNER.invoke(app, [*asked, signing.public_key])
+    assert (unsigned.exit_code, "no signature" in unsigned.stderr) == (2, True)
+    storage = open_storage(place)
+    fetch_version(storage, versions[1], tmp_path / "copy")
+    sign_version(storage, versions[1], tmp_path / "copy", signing, {})
+    assert _asked("verify", place, "champion", "--public-key", signing.public_key)["signature"] == "verified"
+    assert RUNNER.invoke(app, [*asked, other.public_key]).exit_code == 2
 
 
 def test_gc_only_says_what_would_go_until_it_is_told_yes(registry: tuple[str, list[str]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,21 +21,40 @@ VersionArgument = Annotated[
 
 
 @commands.command("verify")
-def registry_verify(registry: RegistryArgument, version: VersionArgument, as_json: JsonOption = False) -> None:
-    """Read every byte of a version where it lies, and name each file that is not what it should be."""
+def registry_verify(
+    registry: RegistryArgument,
+    version: VersionArgument,
+    public_key: Annotated[
+        str, typer.Option("--public-key", help="PEM file: the version must be signed with this key.")
+    ] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Read every byte of a version where it lies, and name each file that is not what it should be.
+
+    With a public key a copy is made below the system's temporary folder, and its signature is verified as well.
+    """
     with errors_shown():
         from tunegate.registry.named import named_version
+        from tunegate.registry.settings import SigningSettings
+        from tunegate.registry.signatures import fetch_signed_version
         from tunegate.registry.versions import verify_version
         from tunegate.storage.open import open_storage
 
         storage = open_storage(registry)
         digest = named_version(storage, version)
-        files = verify_version(storage, digest).files
+        if public_key:
+            with tempfile.TemporaryDirectory(prefix="tunegate-version-") as scratch:
+                signing = SigningSettings("key", public_key=public_key)
+                files = fetch_signed_version(storage, digest, Path(scratch) / "version", signing).files
+        else:
+            files = verify_version(storage, digest).files
         size = sum(entry.size_bytes for entry in files)
         if as_json:
-            print_json({"version": digest, "files": len(files) + 1, "size_bytes": size})
+            found = {"version": digest, "files": len(files) + 1, "size_bytes": size}
+            print_json({**found, "signature": "verified" if public_key else "not asked for"})
         else:
-            Console().print(Text(f"{digest}: {len(files) + 1} files, {size:,} bytes, each as it was published"))
+            told = f"{digest}: {len(files) + 1} files, {size:,} bytes, each as it was published"
+            Console().print(Text(told + (f" and signed with {public_key}" if public_key else "")))
 
 
 @commands.command("diff")
