@@ -253,5 +253,5 @@ def serve_python() -> Path:
     own = Path(__file__).parents[1] / ".venvs" / "serve" / "bin" / "python"
     python = Path(os.environ.get("TUNEGATE_SERVE_PYTHON", own))
     if not python.is_file():
-        pytest.skip(f"no serving environment: {python} is absent (make serve-env installs it)")
+        pytest.skip(f"no serving environment: {python} is absent (make serve-environment installs it)")
     return python

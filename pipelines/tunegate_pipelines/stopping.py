@@ -14,20 +14,27 @@ from tunegate_pipelines.follow import RunStopped
 
 
 class Stop:
-    """Whether the run was asked to stop."""
+    """Whether the run was asked to stop. Processes that were there before it began are none of its steps."""
 
     requested = False
+
+    def __init__(self) -> None:
+        self._others = set(_descendants())
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:  # a person who asks twice will not wait
             raise KeyboardInterrupt
         self.requested = True
-        children = psutil.Process().children(recursive=True)
+        children = [child for child in _descendants() if child not in self._others]
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.terminate()
         if not children:  # between two steps
             raise RunStopped
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)  # type: ignore[no-any-return,unused-ignore]
 
 
 @contextlib.contextmanager

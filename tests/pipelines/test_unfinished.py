@@ -94,13 +94,17 @@ def test_the_same_command_goes_on_where_its_last_attempt_ended_and_a_new_run_get
 def test_a_request_to_stop_reaches_the_step_behind_its_shell(tmp_path: Path) -> None:
     """The shell between the run and a step passes no signal on."""
     step = "import signal,sys;signal.signal(15,lambda *_:sys.exit(75));print(1,flush=True);signal.pause()"
-    child = subprocess.Popen(["sh", "-c", f"{sys.executable} -c '{step}'; exit $?"], stdout=subprocess.PIPE)
-    assert child.stdout is not None
-    child.stdout.readline()
+    before = subprocess.Popen(["sleep", "60"])  # of somebody else in this process
     with stop_passed_on() as stop:
+        child = subprocess.Popen(["sh", "-c", f"{sys.executable} -c '{step}'; exit $?"], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
         os.kill(os.getpid(), signal.SIGTERM)
         assert child.stdout.read() == b""  # until the step behind the shell has ended
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert child.wait(20) != 0
+    assert before.poll() is None
+    before.kill()
+    before.wait()

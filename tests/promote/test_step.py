@@ -347,13 +347,11 @@ def _compared(folder: Path, registry: Path, text: str, record: str | None, **top
     } | top  # fmt: skip
     folder.mkdir()
     path = folder / "champion"
-    digest = produce(
-        path,
-        kind="champion",
-        parents={},
-        settings={},
-        build=lambda partial: (partial / "champion.json").write_text(json.dumps(document)),
-    ).content_digest
+
+    def build(partial: Path) -> None:
+        (partial / "champion.json").write_text(json.dumps(document))
+
+    digest = produce(path, kind="champion", parents={}, settings={}, build=build).content_digest
 
     def bound(verdict: Verdict) -> Verdict:
         return dataclasses.replace(verdict, subjects={**verdict.subjects, "champion": digest})

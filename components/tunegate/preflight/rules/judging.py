@@ -100,6 +100,17 @@ def policy_task(context: Context) -> Iterator[Remark]:
         yield Remark("error", seen, f"use one of {', '.join(known)}")
 
 
+def serving_unchecked(context: Context) -> Iterator[Remark]:
+    """A policy that wants to know how the model is served, and a run that does not ask: the gate could only say FAIL."""
+    serving = context.of("gate").get("policy", {}).get("serving")
+    if isinstance(serving, Mapping) and serving.get("required", True) and not context.of("serve_check").get("enabled"):
+        yield Remark(
+            "error",
+            "the policy's section serving wants a check of the serving engine, and serve_check.enabled is false",
+            "set serve_check.enabled to true, or required: false in the policy's section serving",
+        )
+
+
 def group_size(context: Context) -> Iterator[Remark]:
     """Groups that do not fit a layer: quantize would refuse, when everything before it is done."""
     asked = context.of("quantize")["group_size"]

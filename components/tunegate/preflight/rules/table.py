@@ -180,4 +180,10 @@ RULES: Sequence[Rule] = (
         judging.policy_task,
         "evaluate/README.md",
     ),
+    Rule(
+        "serving-unchecked",
+        "a policy that requires a check of the serving engine, in a run without one",
+        judging.serving_unchecked,
+        "serve_check/README.md",
+    ),
 )
