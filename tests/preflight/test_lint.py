@@ -55,6 +55,7 @@ def context(changes: dict[str, Any] | None = None) -> Context:
         "train": settings_document(TrainSettings()),
         "quantize": settings_document(QuantizeSettings(serving_target="vllm-cuda-sm90")),
         "evaluate": settings_document(EvaluateSettings()),
+        "serve_check": {"enabled": False},
         "gate": {"policy": policy("tool_call", "exact")},
     }
     at_hand: dict[str, Any] = {"config": CONFIG, "rows": Sample(1000, CHAT)}
@@ -124,6 +125,7 @@ FIRES: list[tuple[str, str, dict[str, Any]]] = [
     ("policy-task", "error", {"evaluate.tasks": ["completion_perplexity"]}),
     ("policy-task", "error", {"gate.policy": policy("tool_call", "exakt")}),
     ("policy-task", "error", {"gate.policy": policy("completion_perplexity", "perplexity")}),
+    ("serving-unchecked", "error", {"gate.policy": {**policy("tool_call", "exact"), "serving": {}}}),
 ]
 
 #: (rule, what is changed): each as near to the rule as it may be.
@@ -181,6 +183,11 @@ SILENT: list[tuple[str, dict[str, Any]]] = [
     ("calibration-data", {**MANY, "rows": Sample(200, CHAT)}),
     ("calibration-data", {**FLOAT8, "rows": Sample(10, CHAT), "train.warmup_steps": 0}),
     ("policy-task", {"evaluate.tasks": ["gsm8k"], "gate.policy": policy("gsm8k", "exact_match")}),  # not guessed
+    ("serving-unchecked", {"gate.policy": {**policy("tool_call", "exact"), "serving": {"required": False}}}),
+    (
+        "serving-unchecked",
+        {"gate.policy": {**policy("tool_call", "exact"), "serving": {}}, "serve_check.enabled": True},
+    ),
 ]
 
 

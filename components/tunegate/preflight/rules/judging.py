@@ -101,9 +101,10 @@ def policy_task(context: Context) -> Iterator[Remark]:
 
 
 def serving_unchecked(context: Context) -> Iterator[Remark]:
-    """A policy that wants to know how the model is served, and a run that does not ask: the gate could only say FAIL."""
+    """A policy that wants the serving engine checked, and a run that does not: the gate could only say FAIL."""
     serving = context.of("gate").get("policy", {}).get("serving")
-    if isinstance(serving, Mapping) and serving.get("required", True) and not context.of("serve_check").get("enabled"):
+    required = isinstance(serving, Mapping) and serving.get("required", True)
+    if required and not context.of("serve_check").get("enabled"):
         yield Remark(
             "error",
             "the policy's section serving wants a check of the serving engine, and serve_check.enabled is false",
