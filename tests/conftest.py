@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import subprocess
 import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -255,3 +258,37 @@ def serve_python() -> Path:
     if not python.is_file():
         pytest.skip(f"no serving environment: {python} is absent (make serve-environment installs it)")
     return python
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file of this process can grow beyond 200 kB, as on a disk that is full by then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@dataclass(frozen=True)
+class FullDevice:
+    """A file system that holds 200 kB."""
+
+    folder: Path
+
+    def make_room(self) -> None:
+        """Lets it hold 30 MB."""
+        subprocess.run(["mount", "-o", "remount,size=30m", str(self.folder)], check=True)
+
+
+@pytest.fixture
+def full_device(tmp_path: Path) -> Iterator[FullDevice]:
+    """A small file system of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a file system of its own needs the right to mount one")
+    try:
+        yield FullDevice(folder)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

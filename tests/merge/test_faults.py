@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import FullDevice
 
 from tunegate.contracts.errors import ArtifactError, ModelError, RunError
 from tunegate.contracts.manifest import verify
@@ -99,15 +98,6 @@ def test_an_adapter_whose_digest_differs_from_its_manifest_is_refused(
         merge(tiny_base, copy, tmp_path / "out")
 
 
-@pytest.fixture
-def small_disk() -> Iterator[None]:
-    """No file of this process can grow beyond 200 kB, as on a disk that is full by then."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_full_disk_says_so_and_leaves_nothing(
     tiny_base: Path, adapter: Path, tmp_path: Path, small_disk: None
 ) -> None:
@@ -118,23 +108,16 @@ def test_a_full_disk_says_so_and_leaves_nothing(
 
 
 def test_a_device_without_space_says_so_and_the_same_command_succeeds_after_room_was_made(
-    tiny_base: Path, adapter: Path, tmp_path: Path
+    tiny_base: Path, adapter: Path, full_device: FullDevice
 ) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("a file system of its own needs the right to mount one")
-    try:
-        with pytest.raises(RunError, match="There is no room for") as caught:
-            merge(tiny_base, adapter, disk / "out")
-        assert "No space left" in caught.value.seen
-        assert not list(disk.iterdir())
-        subprocess.run(["mount", "-o", "remount,size=30m", str(disk)], check=True)
-        merge(tiny_base, adapter, disk / "out")
-        verify(disk / "out", kind="merged")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    output = full_device.folder / "out"
+    with pytest.raises(RunError, match="There is no room for") as caught:
+        merge(tiny_base, adapter, output)
+    assert "No space left" in caught.value.seen
+    assert not list(full_device.folder.iterdir())
+    full_device.make_room()
+    merge(tiny_base, adapter, output)
+    verify(output, kind="merged")
 
 
 KILLED = """

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tunegate.contracts.errors import OutputExistsError, RunError
+from tunegate.contracts.errors import OutputExistsError
 from tunegate.contracts.files import sync_folder
 from tunegate.contracts.manifest import MANIFEST_NAME, FileEntry, Manifest, verify, work_digest, write_manifest
-
-#: Errors of a device that holds no more: none left, none left of a quota, a file beyond the allowed size.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+from tunegate.contracts.room import no_room, why_no_room
 
 #: Fills an artifact's folder. It may hand back entries of files that it hashed while it wrote them: those are not read
 #: again.
@@ -56,24 +53,14 @@ def produce(
         )
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
-            raise _no_room(output, kind, error) from error
+        if why := why_no_room(error):
+            raise no_room(output, why) from error
         raise
     if output.exists():  # an empty folder that an orchestrator made beforehand
         output.rmdir()
     partial.rename(output)
     sync_folder(output.parent)
     return manifest
-
-
-def _no_room(output: Path, kind: str, error: OSError) -> RunError:
-    free = shutil.disk_usage(output.parent).free
-    return RunError(
-        f"There is no room for {output}.",
-        seen=f"{error.strerror}; {free / 1e9:.2f} GB are free now that the unfinished {kind} is removed",
-        expected="room for the whole artifact",
-        remedy=f"make room below {output.parent}, or choose another output, and run the same command again",
-    )
 
 
 def refuse_foreign_output(output: Path, *, kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> None:
