@@ -35,7 +35,9 @@ e2e-legacy: $(INSTALLED) $(LEGACY)  ## AutoAWQ as tests, on a tiny model: two mi
 bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
 	$(BIN)/python tests/benchmarks/bench_speed.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
-	test ! -d runs/demo || $(BIN)/python tests/benchmarks/bench_quality.py  # of the run that `make demo` leaves
+	test -d runs/demo || $(MAKE) demo  # two benchmarks go on from the run that it leaves
+	$(BIN)/python tests/benchmarks/bench_quality.py
+	$(BIN)/python tests/benchmarks/bench_damage.py runs/demo
 	$(BIN)/python tests/benchmarks/bench_memory.py
 	$(BIN)/python tests/benchmarks/bench_gate.py gate.html
 	$(BIN)/python tests/benchmarks/bench_merge.py

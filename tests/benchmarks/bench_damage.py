@@ -39,7 +39,23 @@ def load(name: str, base: Path, adapter: Path, scratch: Path) -> Any:
         return load_causal_lm(scratch / kind).eval()
     model = load_as_trained(base, adapter, training)
     assert isinstance(model, PeftModel)
-    return model.merge_and_unload().eval() if name.startswith("PEFT") else model
+    return in_float(model.merge_and_unload()).eval() if name.startswith("PEFT") else model
+
+
+def in_float(model: Any) -> Any:
+    """A 4-bit model with bitsandbytes' own dequantized weights in plain layers: no 4-bit kernel has a part in it."""
+    import torch
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Linear4bit):
+            plain = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+            plain.weight.data = dequantize_4bit(module.weight.data, module.weight.quant_state).float()
+            if module.bias is not None:
+                plain.bias.data = module.bias.data.float()
+            model.get_submodule(name.rpartition(".")[0]).register_module(name.rpartition(".")[2], plain)
+    return model
 
 
 def side(name: str, base: str, adapter: str, dataset: str, rows: int, scratch: str) -> None:

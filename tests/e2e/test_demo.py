@@ -14,6 +14,11 @@ from tunegate.storage.open import open_storage
 
 pytestmark = pytest.mark.e2e
 
+PAGES = (
+    "dataset", "adapter", "merged", "quantized", "parity", "evaluation-of-base", "evaluation-of-merged",
+    "evaluation-of-quantized", "champion", "serving", "verdict", "promotion",
+)  # fmt: skip
+
 
 def test_demo_is_promoted_on_pass(demo: Any, place: Path) -> None:
     assert demo.code == 0, demo.said[-3000:]
