@@ -15,6 +15,7 @@ from tunegate.gate.betting import betting_p_value
 from tunegate.gate.comparison import compare, holm
 from tunegate.gate.exact import exact_p_value, power, refuted
 from tunegate.gate.policy import Rule
+from tunegate.gate.units import Sample, sample_of
 
 ALPHA = 0.05
 #: What the error rate may be above alpha by: what 20,000 draws cannot tell apart, and no more.
@@ -106,12 +107,18 @@ SHAPES: dict[str, Draw] = {
 }
 
 
-def _false_promotions_of_real_scores(draw: Draw, rows: int, draws: int, margin: float = 0.1) -> float:
+def _false_promotions_of_real_scores(
+    draw: Draw, rows: int, draws: int, margin: float = 0.1, *, lowest: float = -1.0, tasks: int = 1
+) -> float:
+    """Of one task at the margin; any others are as good as their references."""
     rng, promoted, done = np.random.default_rng(rows), 0, 0
     while done < draws:
         count = min(2000, draws - done)
-        values = draw(rng, (count, rows), margin)
-        promoted += int((betting_p_value(values, -margin, lowest=-1.0, alpha=ALPHA) <= ALPHA).sum())
+        passed = np.ones(count, dtype=bool)
+        for task in range(tasks):
+            values = draw(rng, (count, rows), margin) + (margin if task else 0.0)
+            passed &= betting_p_value(values, -margin, lowest=lowest, alpha=ALPHA) <= ALPHA
+        promoted += int(passed.sum())
         done += count
     return promoted / draws
 
@@ -127,6 +134,105 @@ def test_a_model_at_the_margin_is_rarely_promoted_on_real_scores(shape: str, row
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_model_at_the_margin_is_rarely_promoted_on_real_scores_at_every_size(shape: str, rows: int) -> None:
     found = _false_promotions_of_real_scores(SHAPES[shape], rows, DRAWS)
+    print(f"\n{rows} rows, {shape}: drawn {found:.4f}")
+    assert found <= ALPHA + TOLERANCE
+
+
+def _limited_losses(rng: np.random.Generator, shape: tuple[int, int], margin: float) -> Array:
+    """What ``max_row_loss: 0.3`` says: nothing is worse than that, and as much as the margin allows is as bad."""
+    return np.where(rng.random(shape) < margin / 0.3, -0.3, 0.0)
+
+
+def _limited_losses_and_large_gains(rng: np.random.Generator, shape: tuple[int, int], margin: float) -> Array:
+    """The same, where some rows make up for more: gains above the limit are cut, which must not help."""
+    won = 0.1
+    return np.where(rng.random(shape) < won, 1.0, np.where(rng.random(shape) < _lost(won, margin), -0.3, 0.0))
+
+
+def _lost(won: float, margin: float) -> float:
+    """Of the other rows, the share that must be lost for the mean to be the margin; nothing else can be."""
+    return min((won + margin) / (0.3 * (1 - won)), 1.0)
+
+
+LIMITED: dict[str, Draw] = {
+    "limited losses": _limited_losses,
+    "limited losses, large gains": _limited_losses_and_large_gains,
+}
+CELLS = [
+    *((shape, SHAPES[shape], margin, -1.0) for shape in SHAPES for margin in (0.02, 0.05, 0.1)),
+    *((shape, draw, margin, -0.3) for shape, draw in LIMITED.items() for margin in (0.05, 0.1)),
+]
+#: Others than the first list, and the most exposed of each kind.
+CELLS_FAST = [
+    ("very rare losses", _very_rare_losses, 0.02, -1.0),
+    ("narrow", _narrow, 0.05, -1.0),
+    ("limited losses", _limited_losses, 0.1, -0.3),
+    ("limited losses, large gains", _limited_losses_and_large_gains, 0.1, -0.3),
+]
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize(("shape", "draw", "margin", "lowest"), CELLS_FAST)
+def test_margins_row_limits_and_more_tasks_let_no_model_at_the_margin_through(
+    shape: str, draw: Draw, margin: float, lowest: float, tasks: int
+) -> None:
+    found = _false_promotions_of_real_scores(draw, 100, 1500, margin, lowest=lowest, tasks=tasks)
+    assert found <= ALPHA + TOLERANCE, shape
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tasks", [1, 3])
+@pytest.mark.parametrize("rows", [30, 100, 300])
+@pytest.mark.parametrize(("shape", "draw", "margin", "lowest"), CELLS)
+def test_margins_row_limits_and_more_tasks_let_no_model_at_the_margin_through_at_every_size(
+    shape: str, draw: Draw, margin: float, lowest: float, rows: int, tasks: int
+) -> None:
+    found = _false_promotions_of_real_scores(draw, rows, DRAWS, margin, lowest=lowest, tasks=tasks)
+    print(f"\n{rows} rows, {shape}, margin {margin}, no row below {lowest}, {tasks} tasks: drawn {found:.4f}")
+    assert found <= ALPHA + TOLERANCE
+
+
+def _easy_rows_first(rng: np.random.Generator, rows: int, margin: float) -> Array:
+    """Ids in the order of difficulty: the candidate gains on the first half and loses more on the second."""
+    return np.concatenate([np.full(rows // 2, 0.4), np.full(rows - rows // 2, -0.4)]) - margin + _spread(rng, rows)
+
+
+def _hard_rows_last(rng: np.random.Generator, rows: int, margin: float) -> Array:
+    """Four fifths a little better, then the fifth that is lost."""
+    few = rows // 5
+    return np.concatenate([np.full(rows - few, 0.15), np.full(few, -0.6)]) - margin + _spread(rng, rows)
+
+
+def _spread(rng: np.random.Generator, rows: int) -> Array:
+    return rng.uniform(-0.2, 0.2, rows)
+
+
+ORDERED = {"easy rows first": _easy_rows_first, "hard rows last": _hard_rows_last}
+
+
+def _false_promotions_of_ordered_scores(
+    draw: Callable[[np.random.Generator, int, float], Array], rows: int, draws: int, margin: float = 0.1
+) -> float:
+    """By what decides in the gate; each draw is another set of rows, whose sorted ids follow the difficulty."""
+    rule = Rule("t", "m", "quantized", "merged", margin=margin, score_range=(0.0, 1.0))
+    rng, promoted = np.random.default_rng(rows), 0
+    for number in range(draws):
+        sample = sample_of(draw(rng, rows, margin), [f"{number}/{row:05}" for row in range(rows)])
+        promoted += compare(rule, sample, alpha=ALPHA).passes(-margin, ALPHA)
+    return promoted / draws
+
+
+@pytest.mark.parametrize("shape", ORDERED)
+def test_a_model_at_the_margin_is_rarely_promoted_where_row_ids_follow_the_difficulty(shape: str) -> None:
+    """In the order of the ids, betting would have won its case half-way: 99 % of these were promoted."""
+    assert _false_promotions_of_ordered_scores(ORDERED[shape], 200, 300) <= ALPHA + TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [30, 100, 300, 1000])
+@pytest.mark.parametrize("shape", ORDERED)
+def test_row_ids_that_follow_the_difficulty_promote_no_model_at_the_margin_at_every_size(shape: str, rows: int) -> None:
+    found = _false_promotions_of_ordered_scores(ORDERED[shape], rows, 2000)
     print(f"\n{rows} rows, {shape}: drawn {found:.4f}")
     assert found <= ALPHA + TOLERANCE
 
@@ -177,12 +283,14 @@ def test_what_was_simulated_is_what_decides_in_the_gate() -> None:
     real = Rule("t", "m", "quantized", "merged", margin=0.1, score_range=(0.0, 1.0))
     rng, rows = np.random.default_rng(5), 80
     gains, losses = _outcomes(rng, rows, 0.2, -0.02, 12)
+    ids = [f"row {i}" for i in range(rows)]
     shown = [
-        compare(rule, np.repeat([1.0, -1.0, 0.0], [a, b, rows - a - b]), alpha=ALPHA).shown(ALPHA)
+        compare(rule, sample_of(np.repeat([1.0, -1.0, 0.0], [a, b, rows - a - b]), ids), alpha=ALPHA).shown(ALPHA)
         for a, b in zip(gains, losses, strict=True)
     ]
     assert shown == refuted(gains, losses, rows, -0.1, alpha=ALPHA).tolist()
     assert 0 < sum(shown) < len(shown)
     values = _narrow(rng, (12, rows), 0.04)
     by_betting = betting_p_value(values, -0.1, lowest=-1.0, alpha=ALPHA) <= ALPHA
-    assert [compare(real, row, alpha=ALPHA).shown(ALPHA) for row in values] == by_betting.tolist()
+    samples = [Sample(row, row.min(), grouped=False) for row in values]
+    assert [compare(real, sample, alpha=ALPHA).shown(ALPHA) for sample in samples] == by_betting.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -58,6 +59,32 @@ def test_a_check_that_cannot_be_judged_is_refused(change: dict[str, Any], says: 
     check = {key: value for key, value in {**COMPARISON, **change}.items() if value is not None}
     with pytest.raises(PolicyError, match=says):
         parse_policy({"checks": [check]})
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"margin": 5}, "did you mean margin: 0.05"),
+        ({"margin": 1}, "did you mean margin: 0.01"),
+        ({"margin": 20, "score_range": [0, 10]}, r"did you mean margin: 2\?"),
+        ({"margin": 10, "score_range": [-5, 5]}, r"did you mean margin: 1\?"),
+        ({"margin": None, "required_gain": 25}, "did you mean required_gain: 0.25"),
+        ({"margin": 500}, "^(?!.*did you mean).*state the score_range of m"),
+    ],
+)
+def test_a_margin_that_no_model_could_miss_is_refused_with_what_was_likely_meant(
+    change: dict[str, Any], remedy: str
+) -> None:
+    """``margin: 5``, meant as percent, let a model through that got every row wrong."""
+    check = {key: value for key, value in {**COMPARISON, **change}.items() if value is not None}
+    with pytest.raises(PolicyError) as caught:
+        parse_policy({"checks": [check]})
+    assert re.search(remedy, caught.value.remedy)
+
+
+@pytest.mark.parametrize("change", [{"margin": 0.99}, {"margin": 5, "score_range": [0, 10]}])
+def test_a_margin_below_the_width_of_the_scores_is_taken(change: dict[str, Any]) -> None:
+    assert parse_policy({"checks": [{**COMPARISON, **change}]}).checks[0].limit == change["margin"]
 
 
 def test_a_policy_that_never_compares_what_is_served_is_refused() -> None:

@@ -1,6 +1,7 @@
 """One comparison of paired rows: its estimate, its bounds, and how far the rows speak for either side of the threshold.
 
-Scores of 0 and 1 are judged by an exact test, real scores by betting; both hold at every number of rows.
+Scores of 0 and 1 are judged by an exact test, real scores and the means of conversations by betting; both hold at every
+number of rows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from tunegate.gate.bounds import rows_needed, tango_bounds
 from tunegate.gate.exact import exact_bounds, exact_p_value, mcnemar_p_value
 from tunegate.gate.policy import Rule
 from tunegate.gate.rows import Series
+from tunegate.gate.units import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,8 +47,15 @@ class Compared:
     p_no_gain: float | None = None
 
     def shown(self, alpha: float) -> bool:
-        """Whether what is asked for is shown at ``alpha``."""
+        """Whether the rows refute at ``alpha`` that what is asked for is missed."""
         return self.p_short <= alpha and (self.p_no_gain is None or self.p_no_gain <= alpha)
+
+    def passes(self, threshold: float, alpha: float) -> bool:
+        """Whether what is asked for is shown, and nothing else of these figures speaks against it.
+
+        Betting may have won its case on the way and lost it at the end: then the estimate or the bounds say so.
+        """
+        return self.shown(alpha) and self.estimate > threshold and threshold <= self.lower <= self.upper
 
 
 def threshold_of(rule: Rule) -> float:
@@ -60,10 +69,10 @@ def gains_of(rule: Rule, candidate: Series, reference: Series) -> Array:
     return raw if rule.direction == "higher" else -raw
 
 
-def compare(rule: Rule, gains: Array, *, alpha: float) -> Compared:
+def compare(rule: Rule, sample: Sample, *, alpha: float) -> Compared:
     """The rule's comparison on these rows: all of them, or those of a slice."""
-    threshold = threshold_of(rule)
-    if rule.score_range is None:
+    threshold, gains = threshold_of(rule), sample.gains
+    if _exactly(rule, sample):
         won, lost, rows = int((gains > 0).sum()), int((gains < 0).sum()), len(gains)
         lower, upper = exact_bounds(won, lost, rows, alpha=alpha, threshold=threshold)
         return Compared(
@@ -71,50 +80,54 @@ def compare(rule: Rule, gains: Array, *, alpha: float) -> Compared:
             lower,
             upper,
             p_short=_exact(won, lost, rows, threshold),
-            p_enough=enough_p_value(rule, gains, alpha=alpha),
+            p_enough=enough_p_value(rule, sample, alpha=alpha),
             p_no_gain=mcnemar_p_value(won, lost) if rule.kind == "required_gain" else None,
         )
-    lowest, highest = row_range(rule, gains)
+    lowest, highest = row_range(rule, sample)
     lower, upper = betting_bounds(gains, lowest=lowest, highest=highest, alpha=alpha)
     return Compared(
         float(gains.mean()),
         lower,
         upper,
         p_short=float(betting_p_value(gains, threshold, lowest=lowest, alpha=alpha)),
-        p_enough=enough_p_value(rule, gains, alpha=alpha),
+        p_enough=enough_p_value(rule, sample, alpha=alpha),
     )
 
 
-def enough_p_value(rule: Rule, gains: Array, *, alpha: float) -> float:
+def enough_p_value(rule: Rule, sample: Sample, *, alpha: float) -> float:
     """The p-value of 'the true gain is what is asked, or more': small speaks against the candidate."""
-    threshold = threshold_of(rule)
-    if rule.score_range is None:
+    threshold, gains = threshold_of(rule), sample.gains
+    if _exactly(rule, sample):
         return _exact(int((gains < 0).sum()), int((gains > 0).sum()), len(gains), -threshold)
-    _, highest = row_range(rule, gains)
+    _, highest = row_range(rule, sample)
     return float(betting_p_value(-gains, -threshold, lowest=-highest, alpha=alpha))
 
 
-def row_range(rule: Rule, gains: Array) -> tuple[float, float]:
-    """The least and the greatest gain that a row can have."""
-    assert rule.score_range is not None
-    width = rule.score_range[1] - rule.score_range[0]
+def _exactly(rule: Rule, sample: Sample) -> bool:
+    """Whether every gain is -1, 0 or 1."""
+    return rule.score_range is None and not sample.grouped
+
+
+def row_range(rule: Rule, sample: Sample) -> tuple[float, float]:
+    """The least and the greatest gain that a row can have, and so the mean of several."""
+    width = rule.width
     limit = rule.max_row_loss or width
-    if gains.min() < -limit - ROUNDING:  # the declaration does not hold, so nothing may rest on it
+    if sample.worst < -limit - ROUNDING:  # the declaration does not hold, so nothing may rest on it
         limit = width
     return -limit, width
 
 
-def needed_rows(rule: Rule, gains: Array, *, alpha: float) -> int | None:
-    """About how many rows would show it, if more came out like these; None when no number would."""
+def needed_rows(rule: Rule, sample: Sample, *, alpha: float) -> int | None:
+    """About how many units would show it, if more came out like these; None when no number would."""
     import numpy as np
 
-    threshold = threshold_of(rule)
+    threshold, gains = threshold_of(rule), sample.gains
     if gains.mean() <= threshold:
         return None
-    if rule.score_range is None:
+    if _exactly(rule, sample):
         won, lost = float((gains > 0).mean()), float((gains < 0).mean())
         return rows_needed(len(gains), lambda n: tango_bounds(won * n, lost * n, n, alpha=alpha)[0] > threshold)
-    lowest, _ = row_range(rule, gains)
+    lowest, _ = row_range(rule, sample)
 
     def shown_with(rows: int) -> bool:
         return float(betting_p_value(np.resize(gains, rows), threshold, lowest=lowest, alpha=alpha)) <= alpha

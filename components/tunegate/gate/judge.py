@@ -35,6 +35,7 @@ from tunegate.gate.reasons import (
 )
 from tunegate.gate.rows import Series, check_paired, in_slice, series
 from tunegate.gate.shared import shared_by_worse
+from tunegate.gate.units import Sample, sample_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +60,11 @@ class Paired:
     reference: Series
     gains: NDArray[np.float64]
     compared: Compared
+
+    @property
+    def sample(self) -> Sample:
+        """What the comparison is computed on."""
+        return sample_of(self.gains, self.candidate.units)
 
 
 def prepare_rules(
@@ -121,7 +127,9 @@ def _prepared(
     if not rule.compares:
         return _judge_limit(rule, candidate, policy.alpha)
     gains = gains_of(rule, candidate, reference)
-    return Paired(rule, candidate, reference, gains, compare(rule, gains, alpha=policy.alpha))
+    return Paired(
+        rule, candidate, reference, gains, compare(rule, sample_of(gains, candidate.units), alpha=policy.alpha)
+    )
 
 
 def _series(rule: Rule, role: str, evaluations: Mapping[str, Evaluation]) -> Series:
@@ -173,12 +181,12 @@ def judge_pair(pair: Paired, alpha: float, *, worse: bool) -> Judged:
     decision: Decision
     if too_bad or worse:
         decision = "FAIL"
-    elif compared.shown(alpha) and compared.lower >= threshold:
+    elif compared.passes(threshold, alpha):
         decision = "PASS"
     else:
         decision = "INCONCLUSIVE"
     undecided = decision == "INCONCLUSIVE"
-    needed = needed_rows(rule, gains, alpha=alpha) if undecided else None
+    needed = needed_rows(rule, pair.sample, alpha=alpha) if undecided else None
     check = Check(
         rule.name,
         decision,

@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import PolicyError, SettingsError
@@ -80,6 +80,12 @@ class Rule:
     def limit(self) -> float:
         """The number it asks for."""
         return float(getattr(self, self.kind))
+
+    @property
+    def width(self) -> float:
+        """How far apart two scores of a row can be."""
+        low, high = self.score_range or (0.0, 1.0)
+        return high - low
 
     @property
     def compares(self) -> bool:
@@ -243,6 +249,22 @@ def _check_rule(rule: Rule, where: str) -> None:
             expected="{task: tool_call, metric: exact, candidate: quantized, reference: merged, margin: 0.1}",
             remedy=f"correct {where}",
         )
+    if rule.compares and rule.limit >= rule.width:
+        _refuse_beyond_all_scores(rule, where)
+
+
+def _refuse_beyond_all_scores(rule: Rule, where: str) -> NoReturn:
+    """A loss that no model can exceed is allowed, or a gain asked for that none can show: most likely a percentage."""
+    low, high = rule.score_range or (0.0, 1.0)
+    meant = rule.limit * rule.width / 100
+    beyond = "a model that gets every row wrong would pass" if rule.kind == "margin" else "no model could show it"
+    guess = f"did you mean {rule.kind}: {meant:g}? If not, " if meant < rule.width else ""
+    raise PolicyError(
+        f"{where} cannot be judged.",
+        seen=f"{rule.kind}: {rule.limit:g} on scores from {low:g} to {high:g}: {beyond}",
+        expected=f"less than {rule.width:g}, in the unit of the score",
+        remedy=f"{guess}lower it, or state the score_range of {rule.metric}",
+    )
 
 
 def _check_whole(rules: tuple[Rule, ...]) -> None:

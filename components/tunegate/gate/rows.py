@@ -70,6 +70,11 @@ class Series:
     prompt_digests: tuple[str, ...]
     tags: tuple[tuple[str, ...], ...] = ()
 
+    @property
+    def units(self) -> tuple[str, ...]:
+        """What each row is judged with: itself."""
+        return self.row_ids
+
 
 def read_rows(folder: Path) -> Rows:
     """Reads an evaluation's ``rows.parquet``.

@@ -48,9 +48,9 @@ def watch_slices(pairs: Sequence[Paired], *, alpha: float, min_rows: int) -> Wat
     if not cells:
         return Watched()
     found = [_of_slice(pair, tag) for pair, tag in cells]
-    refuted = holm([enough_p_value(part.rule, part.gains, alpha=alpha) for part in found], alpha=alpha)
+    refuted = holm([enough_p_value(part.rule, part.sample, alpha=alpha) for part in found], alpha=alpha)
     broken = tuple(
-        judge_pair(dataclasses.replace(part, compared=compare(part.rule, part.gains, alpha=alpha)), alpha, worse=True)
+        judge_pair(dataclasses.replace(part, compared=compare(part.rule, part.sample, alpha=alpha)), alpha, worse=True)
         for part, is_broken in zip(found, refuted, strict=True)
         if is_broken
     )
