@@ -105,3 +105,13 @@ def test_a_missing_evaluation_of_a_champion_that_is_there_fails(compared: Run) -
 def test_a_policy_that_compares_the_quantized_model_with_champions_alone_would_pass_anything_at_first() -> None:
     with pytest.raises(PolicyError, match="with another of its run"):
         parse_policy({"checks": AGAINST[:1], "when_no_champion": "pass"})
+
+
+def test_an_evaluation_that_calls_itself_the_runs_own_is_no_champions(compared: Run) -> None:
+    """A role ``merged`` there took the place of the run's own evaluation."""
+    compared.champion["scores"] |= {"merged": EQUAL}
+    compared.champion["top"] = {
+        "evaluations": {"champion": "stored", "champion_quantized": "stored", "merged": "stored"}
+    }
+    known = _check(compared.judge(), "champion is known")
+    assert known.decision == "FAIL" and "evaluation of merged, which is no champion" in known.reason

@@ -67,8 +67,11 @@ def read_champion(folder: Path) -> Champion:
                 f"schema version {champion.schema_version}, record {champion.record}, version {champion.version}, "
                 f"generation {champion.generation}"
             )
-        if not set(champion.asked) <= set(CHAMPION_ROLES):
-            raise ValueError(f"asked for {', '.join(champion.asked)}")
+        for what, roles in (("asked for", champion.asked), ("evaluation of", champion.evaluations)):
+            if foreign := sorted(
+                set(roles) - set(CHAMPION_ROLES)
+            ):  # one called merged would stand in for the run's own
+                raise ValueError(f"{what} {', '.join(foreign)}, which is no champion")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read as a champion.",
