@@ -106,3 +106,26 @@ def test_a_task_of_the_harness_is_compared_with_the_train_rows_by_its_bare_quest
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["overlap"]["foreign"]["exact"] == 1 and results["noise"]["foreign"]["rows"] == 1
     assert results["tasks"]["foreign"]["rows_of"] == "task"
+
+
+def test_a_document_that_a_task_of_the_harness_has_twice_is_asked_twice_and_ends_nothing(
+    tiny_base, tiny_dataset, tmp_path, monkeypatch
+) -> None:
+    """All rows are asked again for the noise floor, too: they are the same rows."""
+    import pyarrow.parquet as pq
+
+    _harness_task(tmp_path)
+    once, digests = (tmp_path / "rows.jsonl").read_text(), []
+    for place in ("asked", "harness"):
+        monkeypatch.setattr(f"tunegate.evaluate.{place}.known_tasks", lambda: task_manager(str(tmp_path)))
+    settings = EvaluateSettings(tasks=("foreign",), max_new_tokens=4, noise_rows=3)
+    for number, other in enumerate(("Oslo", "Rome")):
+        (tmp_path / "rows.jsonl").write_text(once + json.dumps({"q": "Where?", "a": other, "tags": 3}) + "\n" + once)
+        run(settings, model=tiny_base, dataset=tiny_dataset, output=tmp_path / f"out{number}")
+        results = json.loads((tmp_path / f"out{number}/results.json").read_text())
+        digests.append(results["rows_digest"])
+    assert results["tasks"]["foreign"]["rows"] == 3 and results["noise"]["foreign"]["rows"] == 3
+    rows = {row["row_id"]: row for row in pq.read_table(tmp_path / "out1/rows.parquet").to_pylist()}
+    (twin,) = (row for row in rows if row.endswith("-2"))
+    assert len(rows) == 3 and rows[twin]["answer"] == rows[twin.removesuffix("-2")]["answer"]
+    assert digests[0] != digests[1], "other data under the same name are other rows"

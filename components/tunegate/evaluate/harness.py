@@ -21,7 +21,7 @@ from tunegate.evaluate.halving import STEP
 from tunegate.evaluate.measured import Asked, Measured
 from tunegate.evaluate.noise import again, compared, rows_again
 from tunegate.evaluate.own.documents import harness_config
-from tunegate.evaluate.rows import metric_name, row_id, scored_rows
+from tunegate.evaluate.rows import metric_name, row_names, scored_rows
 from tunegate.evaluate.settings import EvaluateSettings
 
 #: Makes the model as the harness wants it: whether prompts come rendered, and how many rows it answers at once.
@@ -67,7 +67,8 @@ def measure(
         say(STEP, f"asking {count} row(s) of {task.name} again, {at_once} at once, to measure the noise floor")
         second, _ = ask(at_once, chosen)
         for name in chosen:
-            rows = scored_rows(name, second["samples"][name], ours=task.ours)
+            names = row_names(found["samples"][name], ours=task.ours)
+            rows = scored_rows(name, second["samples"][name], names, ours=task.ours)
             measured[name] = compared(measured[name], rows, rows_at_once=at_once)
     return measured
 
@@ -122,8 +123,9 @@ def _evaluate(
 
 def _measured(task: Task, name: str, found: Mapping[str, Any], fitted: int) -> Measured:
     samples = found["samples"][name]
-    asked = {row_id(s, ours=task.ours): _asked(s, found["questions"].get(name)) for s in samples}
-    rows = scored_rows(name, samples, ours=task.ours)
+    names = row_names(samples, ours=task.ours)
+    asked = {names[int(s["doc_id"])]: _asked(s, found["questions"].get(name)) for s in samples}
+    rows = scored_rows(name, samples, names, ours=task.ours)
     return Measured(_aggregates(found["results"][name]), rows, asked, fitted)
 
 

@@ -241,7 +241,7 @@ def _write(
         found,
         model_digest=asked.parents["model"],
         evaluation_rows_digest=asked.parents.get("evaluation_rows"),
-        rows_digest=_rows_digest(asked, docs),
+        rows_digest=_rows_digest(asked, docs, found),
         overlap=_overlap(asked, found),
         engine=dict(asked.engine),
         settings=_document(settings, asked.tasks),
@@ -257,11 +257,16 @@ def _write(
     say(STEP, f"{len(rows)} row scores kept")
 
 
-def _rows_digest(asked: _Asked, docs: Mapping[str, Sequence[Document]]) -> str:
-    """Which rows were asked: those of the data set, and those of each task of a user's own."""
+def _rows_digest(asked: _Asked, docs: Mapping[str, Sequence[Document]], found: Found) -> str:
+    """Which rows were asked: those of the data set, those of each task of a user's own, and the harness's documents.
+
+    The last are known by their digests alone: a task's name stays when its data changes.
+    """
     own = {task.name: [str(doc["row_id"]) for doc in docs[task.name]] for task in asked.tasks if task.own}
+    harness = {name: sorted(one.asked) for task, parts in found if not task.ours for name, one in parts.items()}
     ids = sorted(str(row["id"]) for row in asked.rows)
-    return sha256_json([ids, own] if own else ids)
+    brought = own | harness
+    return sha256_json([ids, brought] if brought else ids)
 
 
 def _overlap(asked: _Asked, found: Found) -> dict[str, Any] | None:
