@@ -142,6 +142,17 @@ def test_whoever_asked_may_not_approve_and_may_take_it_back(finished: Any) -> No
     assert answer(finished, digest, "reject", ANN).decision == "reject"
 
 
+def test_whoever_asked_is_known_under_another_address_of_the_same_subject(finished: Any) -> None:
+    issuer = "https://issuer.example.com"
+    subject = {"iss": issuer, "sub": "42"}
+    proof = {"identity": "oidc", "issuer": issuer, "audience": "tunegate", "approvers": ("ann@example.com",)}
+    digest = finished.ask(requester=Identity("sub:42", "oidc", subject), **proof)
+    with pytest.raises(ApprovalRefused, match="who asked for it as sub:42"):
+        answer(finished, digest, who=Identity("ann@example.com", "oidc", subject))
+    elsewhere = Identity("ann@example.com", "oidc", {**subject, "iss": "https://another.example.com"})
+    assert answer(finished, digest, who=elsewhere).decision == "approve"
+
+
 def test_whoever_asked_may_approve_where_the_request_says_so(finished: Any) -> None:
     digest = finished.ask(allow_requester=True)
     answer(finished, digest, who=ANN)

@@ -119,7 +119,26 @@ def test_a_token_that_does_not_hold_is_refused_and_never_told(
 
 
 def test_an_address_that_the_issuer_did_not_verify_is_no_name(rules: Rules, key: rsa.RSAPrivateKey) -> None:
-    assert who(rules, token(key, email_verified=False)).name == "42"
+    assert who(rules, token(key, email_verified=False)).name == "sub:42"
+
+
+def test_a_subject_that_looks_like_an_approvers_address_is_not_that_approver(
+    rules: Rules, key: rsa.RSAPrivateKey
+) -> None:
+    found = who(rules, token(key, sub="ann@example.com", email=None))
+    assert found.name == "sub:ann@example.com"
+    assert found.name not in rules.approvers
+
+
+def test_two_names_of_one_subject_are_one_person_and_one_name_of_two_is_too(
+    rules: Rules, key: rsa.RSAPrivateKey
+) -> None:
+    named, unnamed = who(rules, token(key)), who(rules, token(key, email_verified=False))
+    other = who(rules, token(key, sub="43", email="bob@example.com"))
+    assert named.name != unnamed.name
+    assert named.is_same_person(unnamed)
+    assert not named.is_same_person(other)
+    assert not Identity("local:ann", "local").is_same_person(Identity("local:bob", "local"))  # neither has a subject
 
 
 def test_without_a_token_nobody_is_known_and_the_user_of_the_machine_does_not_stand_in(
@@ -161,6 +180,8 @@ def server() -> Iterator[Any]:
             self.taken.append((self.path, json.loads(self.rfile.read(length)) if length else None))
             status, document = self.answers.get(self.path, (404, {}))
             self.send_response(status)
+            if status == 302:
+                self.send_header("Location", document)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
             self.wfile.write(json.dumps(document).encode())
@@ -191,6 +212,17 @@ def test_the_keys_are_found_through_the_issuers_own_description(
     described["issuer"] = "https://another.example.com"
     with pytest.raises(RunError, match=r"another\.example\.com"):
         who(discovered, token(key, iss=server.address))
+
+
+def test_keys_are_never_taken_from_where_an_address_redirects_to(
+    server: Any, rules: Rules, key: rsa.RSAPrivateKey
+) -> None:
+    """The first address may be https, and the second anybody's."""
+    elsewhere = f"{server.address}/keys"
+    server.RequestHandlerClass.answers |= {"/moved": (302, elsewhere), "/keys": (200, key_set(one=key))}
+    with pytest.raises(RunError, match=f"redirects to {elsewhere}"):
+        who(dataclasses.replace(rules, jwks=f"{server.address}/moved"), token(key))
+    assert [path for path, _ in server.RequestHandlerClass.taken] == ["/moved"]
 
 
 @pytest.mark.parametrize("jwks", ["http://keys.example.com/jwks", "/no/such/file", "http://127.0.0.1:9/keys"])

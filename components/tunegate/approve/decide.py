@@ -62,7 +62,7 @@ def decide(
             expected=f"an answer before {request.expires}",
             remedy="ask again: run the pipeline once more",
         )
-    if choice == "approve" or approver.name != request.requester.name:  # whoever asked may take it back
+    if choice == "approve" or not approver.is_same_person(request.requester):  # whoever asked may take it back
         refuse_approver(request, approver)
     if choice == "approve" and done is None:
         refuse_changed(storage, request)

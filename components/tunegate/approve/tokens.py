@@ -24,7 +24,7 @@ _LARGEST_BYTES = 1 << 20
 def verify_id_token(token: str, rules: Rules) -> Identity:
     """The person an ID token is about.
 
-    The name is their verified e-mail address, or else the token's subject.
+    The name is their verified e-mail address, or else ``sub:`` and the token's subject, which is no address of anybody.
 
     Raises:
         ApprovalRefused: saying what of the token does not hold; the token itself is never told.
@@ -50,7 +50,8 @@ def verify_id_token(token: str, rules: Rules) -> Identity:
         ) from None
     email = claims.get("email") if claims.get("email_verified") is True else None
     evidence = {name: claims[name] for name in ("iss", "sub", "aud", "iat", "exp")}
-    return Identity(str(email or claims["sub"]), "oidc", {**evidence, "token_sha256": token_digest(token)})
+    name = str(email) if email else f"sub:{claims['sub']}"
+    return Identity(name, "oidc", {**evidence, "token_sha256": token_digest(token)})
 
 
 def token_digest(token: str) -> str:
@@ -103,8 +104,15 @@ def _fetched(address: str) -> dict[str, Any]:
     parts = urlsplit(address)
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1")):
         raise ValueError(f"{address} is not https: anybody in between could send other keys")
-    with urllib.request.urlopen(address, timeout=TIMEOUT_SECONDS) as answer:
+    with urllib.request.build_opener(_NoRedirect).open(address, timeout=TIMEOUT_SECONDS) as answer:
         return _object(answer.read(_LARGEST_BYTES))
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: what was checked is the address that somebody wrote down, and not where it leads."""
+
+    def redirect_request(self, req: urllib.request.Request, *rest: Any) -> None:
+        raise ValueError(f"{req.full_url} redirects to {rest[-1]}: name that address itself")
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Identity:
     """Who asked or decided.
 
     Attributes:
-        name: an e-mail address or subject, ``system:serviceaccount:<namespace>:<name>``, ``local:<user>``, or
+        name: an e-mail address, ``sub:<subject>``, ``system:serviceaccount:<namespace>:<name>``, ``local:<user>``, or
             ``unauthenticated``.
         method: how that is known.
         evidence: what was verified (issuer, subject, audience, sha256 of the token): never the token itself.
@@ -35,6 +35,11 @@ class Identity:
     name: str
     method: Method
     evidence: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_same_person(self, other: Identity) -> bool:
+        """Whether two identities are one: by name, or as one subject of one issuer, whatever address a token shows."""
+        subjects = [(who.evidence.get("iss"), who.evidence.get("sub")) for who in (self, other)]
+        return self.name == other.name or (None not in subjects[0] and subjects[0] == subjects[1])
 
 
 UNAUTHENTICATED = Identity("unauthenticated", "none")

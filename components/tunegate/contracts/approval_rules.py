@@ -77,10 +77,11 @@ def refuse_approver(request: Request, approver: Identity) -> None:
             expected=f"one of {', '.join(rules.approvers)}",
             remedy="ask one of them; the rules are bound to the request and cannot be changed for it",
         )
-    if name == request.requester.name and approver.method != "none" and not rules.allow_requester:
+    if approver.is_same_person(request.requester) and approver.method != "none" and not rules.allow_requester:
+        asked_as = "" if name == request.requester.name else f" as {request.requester.name}"
         raise _refused(
             request,
-            seen=f"{name}, who asked for it",
+            seen=f"{name}, who asked for it{asked_as}",
             expected="somebody else",
             remedy="ask another person, or make the request with approve.allow_requester",
         )
