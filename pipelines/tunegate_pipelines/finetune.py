@@ -163,7 +163,7 @@ def finetune(
                     request(uncached(moving), "promote")
                 with dsl.Else(name="denied"):
                     request(uncached(not_approved(answer=waiting.outputs["answer"])), "not_approved")
-            with dsl.Else(name="approval waived"):
+            with dsl.If(of["approval"] == "waived", name="approval waived"):  # any other word promotes nothing
                 promoting = promote(settings=of["promote"], signing=of["signing"], registry=registry, **judged_all)
                 request(uncached(promoting), "promote")
         with dsl.Else(name="not passed"):

@@ -18,6 +18,8 @@ from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
 from tunegate.preflight.lint import Linted, refuse
+from tunegate.registry.minimum import refuse_looser, refuse_unasked
+from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import SECTIONS
 from tunegate_pipelines.lint_page import lint_section
 from tunegate_pipelines.lint_recipe import lint_recipe
@@ -53,11 +55,14 @@ def launch_check(
 
 
 def _approval(sections: Sections, registry: str) -> str:
-    """Whether a person is asked; who asks must be known then, and is asked for before anything is spent."""
+    """Whether a person is asked; who asks must be known then, and the registry's own rules be held to."""
     settings = parse_settings(ApproveSettings, sections["approve"], where="recipe.approve")
+    storage, signature = open_storage(registry), sections["signing"]["require_signature"]
     if not settings.required:
+        refuse_unasked(storage, require_signature=signature)
         return "waived"
-    rules = rules_of(settings, require_signature=sections["signing"]["require_signature"])
+    rules = rules_of(settings, require_signature=signature)
+    refuse_looser(storage, rules)
     refuse_unknown_requester(rules, identify(rules, registry=registry, environment=os.environ))
     return "required"
 

@@ -17,6 +17,8 @@ from tunegate.approve.identity import on_this_machine
 from tunegate.contracts.errors import InputError, Interrupted, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
 from tunegate.preflight.lint import Linted, refuse
+from tunegate.registry.minimum import read_minimum
+from tunegate.storage.open import open_storage
 from tunegate_pipelines.addresses import local_addresses, registry_made
 from tunegate_pipelines.follow import Follower, RunStopped, view_for
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
@@ -185,9 +187,10 @@ def _arguments(recipe: Recipe, output: Path) -> dict[str, Any]:
 
 
 def _asking_only_where_said(recipe: Recipe) -> dict[str, Any]:
-    """The recipe's sections; on this machine, for a folder of it, nobody is asked unless the recipe says so."""
+    """The recipe's sections; on this machine, for a folder of it, nobody is asked unless recipe or registry say so."""
     sections = dict(recipe.sections)
     approve = sections.get("approve") or {}
-    if "required" not in approve and on_this_machine(recipe.form["registry"], os.environ):
+    here = "required" not in approve and on_this_machine(recipe.form["registry"], os.environ)
+    if here and not ((minimum := read_minimum(open_storage(recipe.form["registry"]))) and minimum.required):
         sections["approve"] = {**approve, "required": False}
     return sections

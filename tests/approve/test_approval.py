@@ -213,6 +213,24 @@ def test_rules_under_which_nobody_or_anybody_could_approve_are_refused(finished:
 # What changed since it was asked.
 
 
+def test_an_approval_that_lay_too_long_is_not_used_and_one_that_was_used_in_time_is(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = finished.ask(expires_seconds=60, use_within_seconds=60)
+    answer(finished, digest)
+    request = read_request(finished.storage, digest)
+    last = datetime.datetime.fromisoformat(request.use_before) - datetime.timedelta(seconds=1)
+    monkeypatch.setattr("tunegate.registry.requested.utc_now", lambda: last + datetime.timedelta(seconds=1))
+    with pytest.raises(ApprovalRefused, match="does not count") as caught:
+        use(finished, digest)
+    assert caught.value.expected == f"a promotion before {request.use_before}"
+    assert read_alias(finished.storage, "champion").record is None
+    monkeypatch.setattr("tunegate.registry.requested.utc_now", lambda: last)
+    first = use(finished, digest)
+    monkeypatch.setattr("tunegate.registry.requested.utc_now", lambda: last + datetime.timedelta(days=9))
+    assert use(finished, digest, "retry") == first  # it is done: a retry says so
+
+
 def test_an_alias_that_moved_since_voids_request_and_approval(finished: Any, finish: Callable[..., Any]) -> None:
     waiting, approved = finished.ask(), finished.ask("other", approvers=("local:bob",))
     answer(finished, approved)

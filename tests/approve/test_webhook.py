@@ -18,6 +18,7 @@ REQUEST = Request(
     alias="champion", generation=3, current="a" * 64, version="b" * 64, parts={"verdict": "c" * 64},
     policy_digest="d" * 64, summary="All 9 checks hold.", requester=ANN, rules=Rules(webhook_url_env="HOOK"),
     created="2026-11-25T12:00:00+00:00", expires="2026-11-28T12:00:00+00:00",
+    use_before="2026-12-01T12:00:00+00:00",
 )  # fmt: skip
 
 

@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from tunegate.contracts.approval_minimum import Minimum
 from tunegate.contracts.errors import ERROR_LINE, GateRefused, error_from_line
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.preflight.lint import Context, lint
+from tunegate.registry.minimum import write_minimum
+from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import FORM, SECTIONS
 from tunegate_pipelines.launch import launch_check, launch_refused, launch_summarize, refusal
 from tunegate_pipelines.recipe import resolve
@@ -123,6 +126,21 @@ def test_approval_is_required_by_default_and_a_requester_whom_nobody_knows_is_re
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     with pytest.raises(SystemExit):
         launch_check({}, RECIPE, **known)
+
+
+def test_a_recipe_that_is_looser_than_the_registry_is_refused_before_anything_is_spent(
+    page: FakeArtifact, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_minimum(open_storage(str(tmp_path)), Minimum(approvers=("local:bob",)))
+    place = {"base_model": "", "dataset": "", "registry": str(tmp_path), "page": page}
+    others = {"required": True, "approvers": ["local:eve"]}
+    for approve, rule in (({"required": False}, "approve.required"), (others, "approve.approvers")):
+        with pytest.raises(SystemExit) as caught:
+            launch_check({}, {**RECIPE, "approve": approve}, **place)
+        assert caught.value.code == 2
+        assert f"{rule}: " in capsys.readouterr().err
+    held = {**RECIPE, "approve": {"approvers": ["local:bob"]}}
+    assert launch_check({}, held, **place).approval == "required"
 
 
 def test_defaults_pass_their_own_lint() -> None:

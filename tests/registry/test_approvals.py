@@ -43,7 +43,7 @@ def request(**changes: Any) -> Request:
         "alias": "champion", "generation": 0, "current": None, "version": "a" * 64,
         "parts": {"verdict": "b" * 64, "merged": "c" * 64}, "policy_digest": "d" * 64, "summary": "All hold.",
         "requester": ANN, "rules": Rules(approvers=("local:bob",)), "created": NOON.isoformat(),
-        "expires": (NOON + HOUR).isoformat(),
+        "expires": (NOON + HOUR).isoformat(), "use_before": (NOON + 3 * HOUR).isoformat(),
     }  # fmt: skip
     return Request(**{**plain, **changes})
 
@@ -73,6 +73,8 @@ def test_a_request_comes_back_as_it_was_and_is_found_by_its_first_letters(storag
         {"requester": BOB},
         {"rules": Rules(allow_requester=True)},
         {"expires": (NOON + 2 * HOUR).isoformat()},
+        {"use_before": (NOON + 9 * HOUR).isoformat()},
+        {"minimum": {"required": False}},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -115,7 +117,8 @@ def test_a_decision_that_was_copied_to_another_request_or_edited_is_refused(stor
 def test_who_asks_again_the_same_while_it_is_open_is_given_the_first_request(storage: Storage) -> None:
     first = request()
     write_request(storage, first)
-    again = request(created=(NOON + HOUR / 2).isoformat(), expires=(NOON + 2 * HOUR).isoformat())
+    later = {"expires": (NOON + 2 * HOUR).isoformat(), "use_before": (NOON + 4 * HOUR).isoformat()}
+    again = request(created=(NOON + HOUR / 2).isoformat(), **later)
     assert open_request(storage, again, NOON) == first
     assert open_request(storage, request(generation=7), NOON) is None
     assert open_request(storage, again, NOON + HOUR) is None  # expired
@@ -136,6 +139,8 @@ def test_versions_that_somebody_may_still_approve_or_promote_are_kept(storage: S
     write_decision(storage, decision(asked["rejected"], "reject"))
     kept = {asked[name].version for name in ("open", "approved")}
     assert versions_asked_for(storage, NOON) == kept
+    assert versions_asked_for(storage, NOON + 2 * HOUR) == {asked["approved"].version}  # the open one is expired
+    assert versions_asked_for(storage, NOON + 3 * HOUR) == set()  # and that approval lay too long to be used
     promote(storage, read_alias(storage, "approved"), version, verdict="v", attempt="another")
     assert versions_asked_for(storage, NOON) == {asked["open"].version}  # the alias moved: that approval is void
 

@@ -11,6 +11,7 @@ from tunegate.contracts.approval import DECISIONS, Choice, Decision, Identity, R
 from tunegate.contracts.approval_rules import refuse_approver
 from tunegate.contracts.errors import ApprovalRefused, InputError
 from tunegate.registry.approvals import find_request, read_decision, write_decision
+from tunegate.registry.minimum import refuse_looser_request
 from tunegate.registry.requested import refuse_changed
 from tunegate.storage.interface import Storage
 from tunegate.storage.open import open_storage
@@ -45,6 +46,7 @@ def run(
     storage = open_storage(registry)
     storage.refuse_absent()
     asked = find_request(storage, request)
+    refuse_looser_request(storage, asked)  # before anybody is asked whom the requester may have chosen as a witness
     approver = identify(asked.rules, registry=storage.uri, environment=environment, api=api)
     return asked, decide(storage, asked, choice, approver, reason.strip(), environment)
 

@@ -43,6 +43,7 @@ def request_page(asked: Asked) -> str:
         "points at now": (request.current or "nothing")[:12],
         "asked by": request.requester.name,
         "answer before": request.expires,
+        "promote before": request.use_before,
         "signature": "signed" if asked.signed else "unsigned",
     }
     checks = [(check.decision, check.rule, check.reason) for check in verdict.checks]
@@ -106,9 +107,13 @@ def _who(request: Request) -> str:
         known += "; or by nothing: this request allows an unauthenticated answer"
     requester = "may approve" if rules.allow_requester else "may not approve"
     anybody = "anybody" if rules.allow_requester else "anybody else"
+    issuer = [("issuer", rules.issuer), ("its keys", rules.jwks or "as the issuer itself says")]
+    held = "the registry's own, which whoever asked could not loosen"
     rows = [
         ("who", ", ".join(rules.approvers) or anybody),
         ("known by", known),
+        *(issuer if rules.identity == "oidc" else []),
+        ("rules", held if request.minimum else "chosen by whoever asked: this registry has none of its own"),
         ("who asked", f"{request.requester.name}: {requester}, and may take it back"),
     ]
     return table(("", ""), rows)

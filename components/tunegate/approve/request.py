@@ -20,6 +20,7 @@ from tunegate.contracts.settings import settings_document
 from tunegate.registry.aliases import check_alias_name, current, read_alias
 from tunegate.registry.approvals import open_request, write_request
 from tunegate.registry.judged import Judged, read_judged, refuse_other_champion
+from tunegate.registry.minimum import refuse_looser
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.registry.signatures import publish_signed
 from tunegate.registry.versions import show_version
@@ -74,7 +75,8 @@ def run(
         output: where the ``request`` artifact will be: the request and the page that shows it.
 
     Raises:
-        InputError: when the registry or the settings cannot be used, or nobody knows who asks.
+        InputError: when the registry or the settings cannot be used, or are looser than the registry allows, or nobody
+            knows who asks.
         GateRefused: when the verdict is not PASS.
         ArtifactError: when an artifact does not verify, or is not what the verdict is about.
         ConflictError: when the alias was moved since the models were compared with what it pointed at.
@@ -86,6 +88,7 @@ def run(
     refuse_unknown_requester(rules, asking.requester)
     storage = open_storage(registry)
     storage.refuse_absent()
+    refuse_looser(storage, rules)
     judged = read_judged(
         verdict=verdict,
         adapter=adapter,
@@ -149,6 +152,9 @@ def _request(asking: Asking, storage: Storage, version: str, judged: Judged) -> 
     now = utc_now()
     alias = read_alias(storage, asking.alias)  # read after the upload, which may take long
     pointed = current(storage, asking.alias)
+    rules = rules_of(asking.settings, require_signature=asking.signing.require_signature)
+    minimum = refuse_looser(storage, rules)
+    expires = now + datetime.timedelta(seconds=asking.settings.expires_seconds)
     return Request(
         alias=asking.alias,
         generation=alias.generation,
@@ -158,7 +164,9 @@ def _request(asking: Asking, storage: Storage, version: str, judged: Judged) -> 
         policy_digest=judged.verdict.policy_digest,
         summary=judged.verdict.summary,
         requester=asking.requester,
-        rules=rules_of(asking.settings, require_signature=asking.signing.require_signature),
+        rules=rules,
         created=datetime.datetime.now(datetime.UTC).isoformat(),  # to the microsecond: asked again, it is another one
-        expires=(now + datetime.timedelta(seconds=asking.settings.expires_seconds)).isoformat(),
+        expires=expires.isoformat(),
+        use_before=(expires + datetime.timedelta(seconds=asking.settings.use_within_seconds)).isoformat(),
+        minimum=minimum.to_json() if minimum else {},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from tunegate.contracts.approval import Rules
+from tunegate.contracts.approval import IDENTITIES, Rules
 from tunegate.contracts.settings import setting
 
 
@@ -19,6 +19,9 @@ class ApproveSettings:
     expires_seconds: int = setting(
         3 * 24 * 3600, minimum=1, unit="seconds", help="how long there is to answer; then the request is rejected"
     )
+    use_within_seconds: int = setting(
+        3 * 24 * 3600, minimum=1, unit="seconds", help="how long after that an approval may be used; then it is void"
+    )
     poll_seconds: float = setting(10.0, minimum=0.05, unit="seconds", help="how often the waiting step looks")
     approvers: tuple[str, ...] = setting(
         (), help="who may approve: e-mail addresses, system:serviceaccount:<namespace>:<name>, local:<user>"
@@ -27,7 +30,7 @@ class ApproveSettings:
     allow_unauthenticated: bool = setting(False, help="whether somebody whom nobody vouches for may approve")
     identity: str = setting(
         "none",
-        choices=("none", "oidc", "kubernetes"),
+        choices=IDENTITIES,
         help="who vouches for a person: an OpenID issuer, or the cluster for its service accounts",
     )
     issuer: str = setting("", help="oidc: the issuer that a token must name")

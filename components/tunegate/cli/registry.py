@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tunegate.cli import registry_gc, registry_versions
+from tunegate.cli import registry_gc, registry_rules, registry_versions
 from tunegate.cli.arguments import AliasArgument, JsonOption, RegistryArgument
 from tunegate.cli.shown import errors_shown, print_json, print_rows
 from tunegate.contracts.errors import InputError
 
 commands = typer.Typer(no_args_is_help=True, help="Versions and aliases of a registry.")
-for group in (registry_versions, registry_gc):
+for group in (registry_versions, registry_gc, registry_rules):
     commands.add_typer(group.commands)
 
 

@@ -15,6 +15,9 @@ SCHEMA_VERSION = 1
 #: What a person may say of a request.
 DECISIONS = ("approve", "reject")
 
+#: What ``approve.identity`` may be: who vouches for a person.
+IDENTITIES = ("none", "oidc", "kubernetes")
+
 Choice = Literal["approve", "reject", "expire"]
 #: How a person is known: a verified ID token, a service account that the cluster vouches for, the user of this machine,
 #: or not at all.
@@ -87,7 +90,9 @@ class Request:
         summary: the verdict in one sentence.
         requester: who asked.
         rules: who may decide.
-        created, expires: UTC times.
+        created, expires: UTC times: an answer comes before ``expires``.
+        use_before: UTC time: an approval is used before that, or never.
+        minimum: the registry's own rules when it was asked; empty where it had none.
     """
 
     alias: str
@@ -101,6 +106,8 @@ class Request:
     rules: Rules
     created: str
     expires: str
+    use_before: str
+    minimum: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -116,11 +123,16 @@ class Request:
 
     def asks_the_same(self, other: Request) -> bool:
         """Whether two requests differ in their times alone."""
-        return dataclasses.replace(self, created="", expires="") == dataclasses.replace(other, created="", expires="")
+        one, another = (dataclasses.replace(asked, created="", expires="", use_before="") for asked in (self, other))
+        return one == another
 
     def expired(self, now: datetime.datetime) -> bool:
         """Whether it is too late to decide."""
         return now >= datetime.datetime.fromisoformat(self.expires)
+
+    def lapsed(self, now: datetime.datetime) -> bool:
+        """Whether it is too late to use an approval of it."""
+        return now >= datetime.datetime.fromisoformat(self.use_before)
 
 
 @dataclass(frozen=True)
@@ -160,7 +172,8 @@ def request_from_json(document: Mapping[str, Any]) -> Request:
     """
     rules = {**document["rules"], "approvers": tuple(document["rules"]["approvers"])}
     request = Request(**{**document, "requester": Identity(**document["requester"]), "rules": Rules(**rules)})
-    datetime.datetime.fromisoformat(request.expires)
+    for time in (request.expires, request.use_before):
+        datetime.datetime.fromisoformat(time)
     _require_schema(request.schema_version)
     return request
 

@@ -112,6 +112,21 @@ def refuse_invalid(request: Request, decision: Decision) -> None:
     refuse_approver(request, decision.approver)
 
 
+def refuse_lapsed(request: Request, now: datetime.datetime) -> None:
+    """Refuses an approval that lay unused for too long: what it was given for was weighed at another time.
+
+    Raises:
+        ApprovalRefused: saying until when it could have been used.
+    """
+    if request.lapsed(now):
+        raise _refused(
+            request,
+            seen=f"it is {now.isoformat()}",
+            expected=f"a promotion before {request.use_before}",
+            remedy="ask again; approve.use_within_seconds says how long an approval may lie",
+        )
+
+
 def denial(request: Request, decision: Decision) -> ApprovalRefused:
     """A decision that is no approval, as the error of whoever waited for one."""
     said = "expired: nobody answered in time" if decision.decision == "expire" else "was rejected"

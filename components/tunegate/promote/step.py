@@ -14,6 +14,7 @@ from tunegate.promote.settings import PromoteSettings
 from tunegate.registry.aliases import check_alias_name, history, read_alias
 from tunegate.registry.aliases import promote as move_alias
 from tunegate.registry.judged import Judged, read_judged, refuse_other_champion
+from tunegate.registry.minimum import refuse_unasked
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.registry.signatures import publish_signed
 from tunegate.storage.interface import Storage
@@ -56,7 +57,7 @@ def run(
         environment: where the signing key's password is found.
 
     Raises:
-        InputError: when the registry's folder or bucket does not exist.
+        InputError: when the registry's folder or bucket does not exist, or asks for an approval or a signature.
         GateRefused: when the verdict is not PASS. The registry is as it was.
         ArtifactError: when an input does not verify, or is not what the verdict is about.
         ConflictError: when the alias was moved by somebody else meanwhile, or since this verdict was used.
@@ -65,6 +66,7 @@ def run(
     refuse_unusable_signing(signing, signs=True)
     storage = open_storage(registry)
     storage.refuse_absent()  # a pod would make a folder on its own disk, and lose it with that
+    refuse_unasked(storage, require_signature=signing.require_signature)
     judged = read_judged(
         verdict=verdict,
         adapter=adapter,

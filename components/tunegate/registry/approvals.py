@@ -4,6 +4,7 @@
 
     approvals/requests/<digest>.json      immutable, named by its own digest
     approvals/decisions/<digest>.json     of the request of that digest; written once, by whoever answers first
+    approvals/rules.json                  the registry's own rules: see minimum.py
 """
 
 from __future__ import annotations
@@ -127,12 +128,14 @@ def open_request(storage: Storage, like: Request, now: datetime.datetime) -> Req
 def versions_asked_for(storage: Storage, now: datetime.datetime) -> set[str]:
     """Versions that a request still needs though no alias points at them: what garbage collection must keep.
 
-    A request is over when it was rejected, expired without an answer, or when its alias has moved since.
+    A request is over when it was rejected, expired without an answer or lapsed after one, or when its alias has moved
+    since.
     """
     kept = set()
     for digest in list_requests(storage):
         request, decision = read_request(storage, digest), read_decision(storage, digest)
-        waiting = not request.expired(now) if decision is None else decision.decision == "approve"
+        approved = decision is not None and decision.decision == "approve" and not request.lapsed(now)
+        waiting = not request.expired(now) if decision is None else approved
         if waiting and read_alias(storage, request.alias).generation == request.generation:
             kept.add(request.version)
     return kept

@@ -6,11 +6,14 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunegate.contracts.approval import Request
+from tunegate.contracts.approval import Request, utc_now
+from tunegate.contracts.approval_minimum import minimum_changes
+from tunegate.contracts.approval_rules import refuse_lapsed
 from tunegate.contracts.errors import ApprovalRefused
 from tunegate.contracts.manifest import read_manifest
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.registry.aliases import current, read_alias
+from tunegate.registry.minimum import read_minimum, refuse_looser_request
 from tunegate.registry.versions import fetch_part, show_version
 from tunegate.storage.interface import Storage
 
@@ -22,15 +25,20 @@ def refuse_changed(storage: Storage, request: Request) -> None:
     """Lets a request through that is still about what it was about; the reports are read byte by byte.
 
     Raises:
-        ApprovalRefused: naming what changed since it was asked.
+        ApprovalRefused: naming what changed since it was asked, or each rule that is looser than the registry's; or
+            when it is too late to use an approval.
         ArtifactError: naming each file of a report that is not what its manifest says.
     """
+    refuse_lapsed(request, utc_now())
+    refuse_looser_request(storage, request)
+    minimum = read_minimum(storage)
+    rules = minimum_changes(request.minimum, minimum.to_json() if minimum else {})
     found = dict(show_version(storage, request.version).parents)
     with tempfile.TemporaryDirectory(prefix="tunegate-approval-") as scratch:
         for role in request.parts.keys() - set(WEIGHTS):
             found[role] = fetch_part(storage, request.version, role, Path(scratch) / role).content_digest
         verdict = read_verdict(Path(scratch) / "verdict")
-    _refuse(request, alias_changes(storage, request) + part_changes(request, found, verdict))
+    _refuse(request, rules + alias_changes(storage, request) + part_changes(request, found, verdict))
 
 
 def refuse_changed_parts(request: Request, folder: Path) -> Verdict:
