@@ -79,6 +79,18 @@ CONTRADICTIONS: dict[str, tuple[tuple[Change, ...], tuple[str, ...]]] = {
         (document(CONFIG, pad_token_id=100_000),),
         ("config.json, pad_token_id: 100000", "below vocab_size"),
     ),
+    "the tokenizer pads with what opens a turn": (
+        (document(TOKENIZER, pad_token="<|im_start|>"),),
+        ("pad_token_id of tokenizer_config.json is '<|im_start|>' (id 1)", "set pad_token_id to 2 ('<|im_end|>')"),
+    ),
+    "finished rows are padded with what opens a turn": (
+        (document(GENERATION, pad_token_id=START),),
+        ("pad_token_id of generation_config.json is '<|im_start|>'", "into every turn"),
+    ),
+    "finished rows are padded with text": (
+        (document(CONFIG, pad_token_id=37), document(GENERATION, pad_token_id=37)),
+        ("pad_token_id of config.json is", "pad_token_id of generation_config.json is", "(id 37)", "ordinary text"),
+    ),
     "an end without an embedding": (
         (document(GENERATION, eos_token_id=[END, 100_000]),),
         ("generation_config.json, eos_token_id: 100000", "below vocab_size"),
@@ -96,6 +108,13 @@ AGREEING: dict[str, tuple[Change, ...]] = {
     "config.json alone": (without_generation,),
     "no padding token": (document(CONFIG, pad_token_id=None), document(GENERATION, pad_token_id=None)),
     "-1 for no padding token": (document(CONFIG, pad_token_id=-1),),
+    "no padding token of the tokenizer": (document(TOKENIZER, pad_token=None),),
+    "tokenizer and generation settings pad with different special tokens": (document(GENERATION, pad_token_id=END),),
+    "what ends a text opens it too, and pads": (
+        template("{% for", "{{ '<|endoftext|>' }}{% for"),
+        document(GENERATION, eos_token_id=[ENDOFTEXT, END]),
+    ),
+    "a token behind the end of the turn pads": (template("<|im_end|>", "<|im_end|><|endoftext|>"),),
     "the end of a turn pads": (document(CONFIG, pad_token_id=END), document(TOKENIZER, pad_token="<|im_end|>")),
 }
 
@@ -136,6 +155,11 @@ def test_files_that_agree_are_not_refused(name: str, changed: Callable[..., Path
 def test_a_template_that_no_row_uses_is_not_held_against_the_model(changed: Callable[..., Path]) -> None:
     """A base that continues text, with a chat template of a tuned sibling beside it."""
     folder = changed(*CONTRADICTIONS["the model stops elsewhere than the template ends a turn"][0])
+    refuse_contradictions(folder, load_tokenizer(folder), conversations=False)
+
+
+def test_padding_with_what_opens_a_turn_is_no_matter_where_there_are_no_turns(changed: Callable[..., Path]) -> None:
+    folder = changed(*CONTRADICTIONS["the tokenizer pads with what opens a turn"][0])
     refuse_contradictions(folder, load_tokenizer(folder), conversations=False)
 
 

@@ -48,8 +48,11 @@ def refuse_contradictions(folder: Path, tokenizer: Any, *, conversations: bool) 
     _refuse_two_minds(tokenizer, stops)
     used = _GENERATION if _GENERATION in stops else _CONFIG
     _refuse_other_eos(tokenizer, used, stops[used])
+    pads = {_TOKENIZER: _ids(tokenizer.pad_token_id)} | {name: _ids(found.get(_PAD)) for name, found in stated.items()}
+    _refuse_padding_with_text(tokenizer, pads)
     if conversations:
         _refuse_unheard_turn(tokenizer, used, stops[used])
+        _refuse_padding_with_turns(tokenizer, pads, stops[used])
 
 
 def turn_end(tokenizer: Any) -> int | None:
@@ -58,15 +61,27 @@ def turn_end(tokenizer: Any) -> int | None:
     Raises:
         ModelError: when there is no chat template, or labels would lie on the wrong tokens.
     """
+    text = _answered_question(tokenizer)
+    if text is None:
+        return None
+    special = _special_ids(tokenizer)
+    return next((found for found in token_ids(tokenizer, text.rpartition(_ANSWER)[2]) if found in special), None)
+
+
+def _answered_question(tokenizer: Any) -> str | None:
+    """A question and its answer as the template writes them; None where it is for other turns than these."""
     from jinja2 import TemplateError
 
     prompt, answer = [{"role": "user", "content": _QUESTION}], [{"role": "assistant", "content": _ANSWER}]
     try:
-        text = render(tokenizer, prompt, answer).completion_text
-    except TemplateError:  # a template for other turns than these: prepare asks it with every row
+        rendered = render(tokenizer, prompt, answer)
+    except TemplateError:  # prepare asks it with every row
         return None
-    special = {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
-    return next((found for found in token_ids(tokenizer, text.rpartition(_ANSWER)[2]) if found in special), None)
+    return rendered.prompt_text + rendered.completion_text
+
+
+def _special_ids(tokenizer: Any) -> set[int]:
+    return {*tokenizer.all_special_ids, *getattr(tokenizer, "added_tokens_decoder", {})}
 
 
 def _generation(folder: Path) -> Mapping[str, Any]:
@@ -140,6 +155,45 @@ def _refuse_unheard_turn(tokenizer: Any, used: str, stops: tuple[int, ...]) -> N
             f"{_EOS} of {used} is {_named(tokenizer, stops)}",
             expected="the token that ends a turn among those at which generation stops: otherwise every answer runs on",
             remedy=f"set {_EOS} to {sorted({end, *stops})} in {used}",
+        )
+
+
+def _refuse_padding_with_text(tokenizer: Any, pads: Mapping[str, tuple[int, ...]]) -> None:
+    """A row that ends before others of its batch is filled up with padding, and only special tokens are not read.
+
+    Pads that differ are no contradiction: the tokenizer's fills prompts, under a mask, the model's what has ended.
+    """
+    special = _special_ids(tokenizer)
+    wrong = {
+        name: readable
+        for name, ids in pads.items()
+        if (readable := tuple(found for found in ids if 0 <= found < len(tokenizer) and found not in special))
+    }
+    if wrong:
+        raise ModelError(
+            "A token of ordinary text pads.",
+            seen="; ".join(f"{_PAD} of {name} is {_named(tokenizer, ids)}" for name, ids in wrong.items()),
+            expected="a special token: the text of any other is read as the end of an answer that is shorter than "
+            "others of its batch",
+            remedy=f"set {_PAD} to that of the tokenizer, or leave it out",
+        )
+
+
+def _refuse_padding_with_turns(tokenizer: Any, pads: Mapping[str, tuple[int, ...]], stops: tuple[int, ...]) -> None:
+    """What ends a turn may pad: nothing is read behind it, and transformers guesses no mask from an end."""
+    text = _answered_question(tokenizer)
+    if text is None:
+        return
+    before, _, behind = text.rpartition(_ANSWER)
+    inside = set(token_ids(tokenizer, before.replace(_QUESTION, ""))) - {*stops, *token_ids(tokenizer, behind)}
+    wrong = {name: found for name, ids in pads.items() if (found := tuple(pad for pad in ids if pad in inside))}
+    if wrong:
+        raise ModelError(
+            "A token that the chat template puts into every turn pads.",
+            seen="; ".join(f"{_PAD} of {name} is {_named(tokenizer, ids)}" for name, ids in wrong.items()),
+            expected="a token of its own, or one that ends a turn: whoever takes padding out of a text, as "
+            "transformers does where it is given no mask, takes the turns apart",
+            remedy=f"set {_PAD} to {stops[0]} ({tokenizer.convert_ids_to_tokens(stops[0])!r}), which ends a text",
         )
 
 
