@@ -19,7 +19,8 @@ from tunegate.tensors.shards import model_specs
 
 torch = pytest.importorskip("torch")
 
-TOLERANCE = 1e-4
+#: Of the largest logit, and absolute below 1: float32 sums in another order, and these logits reach the tens.
+TOLERANCE = 1e-5
 INIT_R, ALPHA = 6, 12
 PLAIN = MergeSettings(merge_base="original")
 FIRST = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
@@ -39,6 +40,11 @@ def peft_logits(base: Path, adapter: Path, ids: Any) -> Any:
     from peft import PeftModel
 
     return logits(PeftModel.from_pretrained(load_causal_lm(base), str(adapter)).eval(), ids)
+
+
+def refuse_difference(ours: Any, theirs: Any) -> None:
+    scale = max(1.0, float(theirs.abs().max()))
+    assert float((ours - theirs).abs().max()) <= TOLERANCE * scale
 
 
 def peft_adapter(base: Path, folder: Path, *, pruned: bool = True, **config: Any) -> Path:
@@ -80,8 +86,8 @@ def test_what_was_trained_merges_to_what_peft_computes(
 ) -> None:
     run(MergeSettings(), base_model=tiny_base, adapter=trained_adalora, output=tmp_path / "out")
     ours = logits(load_causal_lm(tmp_path / "out"), ids)
-    assert (ours - peft_logits(tiny_base, trained_adalora, ids)).abs().max() <= TOLERANCE
-    assert (ours - logits(load_causal_lm(tiny_base), ids)).abs().max() > 100 * TOLERANCE
+    refuse_difference(ours, peft_logits(tiny_base, trained_adalora, ids))
+    assert (ours - logits(load_causal_lm(tiny_base), ids)).abs().max() > 1000 * TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -95,8 +101,8 @@ def test_every_rank_merges_as_peft_computes_it(
     adapter = peft_adapter(tiny_base, tmp_path / "adapter", **config)
     run(PLAIN, base_model=tiny_base, adapter=adapter, output=tmp_path / "out")
     ours, expected = logits(load_causal_lm(tmp_path / "out"), ids), peft_logits(tiny_base, adapter, ids)
-    assert (ours - expected).abs().max() <= TOLERANCE
-    assert (expected - logits(load_causal_lm(tiny_base), ids)).abs().max() > 100 * TOLERANCE
+    refuse_difference(ours, expected)
+    assert (expected - logits(load_causal_lm(tiny_base), ids)).abs().max() > 1000 * TOLERANCE
 
 
 def test_weights_are_the_formula_scaled_by_the_rank_at_the_start(tiny_base: Path, tmp_path: Path) -> None:
@@ -135,7 +141,7 @@ def test_tensors_of_rank_zero_may_be_left_out_of_the_file(tiny_base: Path, ids: 
     expected = peft_logits(tiny_base, adapter, ids)
     edit_tensors(adapter, lambda t: {name: tensor for name, tensor in t.items() if tensor.numel()})
     run(PLAIN, base_model=tiny_base, adapter=adapter, output=tmp_path / "out")
-    assert (logits(load_causal_lm(tmp_path / "out"), ids) - expected).abs().max() <= TOLERANCE
+    refuse_difference(logits(load_causal_lm(tmp_path / "out"), ids), expected)
 
 
 def test_every_module_is_found_with_its_own_rank(trained_adalora: Path, tiny_base: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, event, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from tunegate.contracts.errors import AdapterError
 from tunegate.contracts.manifest import verify
 from tunegate.merge.settings import MergeSettings
 from tunegate.merge.step import run
@@ -29,6 +31,8 @@ LAYERS = {
 }
 EMBEDDING = {"llama": "embed_tokens", "qwen2": "embed_tokens", "gpt2": "wte"}
 NORM = {"llama": "norm", "qwen2": "norm", "gpt2": "ln_f"}
+#: Those of its linear layers that have a bias: what ``lora_bias`` can be merged into.
+WITH_BIAS = {"llama": set(), "qwen2": {"q_proj", "v_proj"}, "gpt2": set(LAYERS["gpt2"])}
 
 
 def save_base(folder: Path, kind: str, *, width: int, layers: int, tied: bool, dtype: str, seed: int) -> Path:
@@ -114,7 +118,9 @@ def any_adapter(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
         "bias": draw(st.sampled_from(["none", "all", "lora_only"])),
         "dtype": draw(st.sampled_from(["float32", "bfloat16"])),
     }
-    if draw(st.booleans()):
+    if not config["use_dora"] and set(targets) <= WITH_BIAS[kind] and draw(st.booleans()):
+        config |= {"lora_bias": True, "bias": "none"}  # PEFT takes it for neither DoRA nor embeddings
+    if not config.get("lora_bias") and draw(st.booleans()):
         return base, {**config, "target_modules": [*targets, *sorted(ends)]}
     saved = ends | draw(st.sets(st.just(NORM[kind])))
     if NORM[kind] in saved:  # with trained biases PEFT saves this module's own under names that it cannot load
@@ -122,15 +128,44 @@ def any_adapter(draw: st.DrawFn) -> tuple[dict[str, Any], dict[str, Any]]:
     return base, {**config, "target_modules": targets, "modules_to_save": sorted(saved)}
 
 
-@examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(drawn=any_adapter(), seed=st.integers(0, 2**31))
-def test_the_merged_model_computes_what_peft_computes(
-    drawn: tuple[dict[str, Any], dict[str, Any]], seed: int, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    place, (base, config) = tmp_path_factory.mktemp("any"), drawn
+def merge_and_compare(drawn: tuple[dict[str, Any], dict[str, Any]], seed: int, place: Path) -> None:
+    base, config = drawn
     event(f"{base['kind']}, {'AdaLoRA' if 'init_r' in config else 'DoRA' if config['use_dora'] else 'LoRA'}")
     folder = save_base(place / "base", seed=seed, **base)
     adapter = save_adapter(folder, place / "adapter", seed=seed, **config)
     run(FLOAT32, base_model=folder, adapter=adapter, output=place / "out")
     refuse_difference(logits(load_causal_lm(place / "out")), by_peft(folder, adapter))
     verify(place / "out", kind="merged")
+    shutil.rmtree(place)  # a large search would fill the disk
+
+
+@examples(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=any_adapter(), seed=st.integers(0, 2**31))
+def test_the_merged_model_computes_what_peft_computes(
+    drawn: tuple[dict[str, Any], dict[str, Any]], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    merge_and_compare(drawn, seed, tmp_path_factory.mktemp("any"))
+
+
+@pytest.mark.slow
+@examples(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(drawn=any_adapter(), seed=st.integers(0, 2**31))
+def test_a_search_fifty_times_as_large_finds_no_adapter_that_merges_to_something_else(
+    drawn: tuple[dict[str, Any], dict[str, Any]], seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    merge_and_compare(drawn, seed, tmp_path_factory.mktemp("any"))
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float8_e4m3fn"])
+def test_a_weight_that_is_not_computed_in_float32_is_refused_by_name(dtype: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    base = save_base(tmp_path / "base", "llama", width=8, layers=1, tied=False, dtype="float32", seed=0)
+    adapter = save_adapter(base, tmp_path / "adapter", seed=0, r=2, target_modules=["q_proj", "v_proj"])
+    name, path = "model.layers.0.self_attn.q_proj.weight", base / "model.safetensors"
+    held = load_file(path)
+    save_file(held | {name: held[name].to(getattr(torch, dtype))}, path, metadata={"format": "pt"})
+    with pytest.raises(AdapterError) as caught:
+        run(FLOAT32, base_model=base, adapter=adapter, output=tmp_path / "out")
+    assert [item.split(":")[0] for item in caught.value.items] == [name]
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["adapter", "base"]

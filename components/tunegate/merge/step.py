@@ -19,7 +19,7 @@ from tunegate.merge.full import MERGE_BASE, take_over, tuned_sources
 from tunegate.merge.measure import HeldOut, held_out_rows, merge_measured
 from tunegate.merge.page import full_page, merge_page
 from tunegate.merge.settings import DEQUANTIZED, MEASURE, ORIGINAL, MergeSettings
-from tunegate.merge.weights import merge_shards
+from tunegate.merge.weights import merge_shards, refuse_other_dtypes
 from tunegate.models.architecture import read_architecture
 from tunegate.models.files import check_model_folder
 from tunegate.models.training import FULL, TRAINING_NAME, read_training, refuse_other_base
@@ -72,7 +72,9 @@ def _builder(
         refuse_other_vocabulary(base_model, adapter)
         refuse_changed_companions(base_model, adapter, training)
         return lambda folder: _build_full(folder, settings, base_model, adapter, sources)
-    changes = read_changes(adapter, model_specs(base_model), partial(read_architecture, base_model))
+    base = model_specs(base_model)
+    changes = read_changes(adapter, base, partial(read_architecture, base_model))
+    refuse_other_dtypes(adapter, changes, base)
     refuse_other_vocabulary(base_model, adapter)
     four_bit = _four_bit(settings, adapter, training, base_digest)
     refuse_changed_companions(base_model, adapter, training)

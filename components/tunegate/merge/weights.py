@@ -20,6 +20,7 @@ from tunegate.tensors.nf4 import round_trip
 from tunegate.tensors.parallel import in_order, one_torch_thread, worker_count
 from tunegate.tensors.shards import (
     BLOCK_BYTES,
+    FLOAT_DTYPES,
     ShardWriter,
     TensorSpec,
     cast_spec,
@@ -121,6 +122,24 @@ def merge_shards(
     modules = [_module(weight, changes.pairs.get(weight.name), figures[weight.name]) for weight in weights]
     _refuse_empty_merge(modules, changes)
     return Merged(modules, files)
+
+
+def refuse_other_dtypes(adapter: Path, changes: Changes, base: Mapping[str, TensorSpec]) -> None:
+    """Refuses to change what is not stored in 16 or 32 bits: float64 would be rounded, 8 bits lack their scales.
+
+    Raises:
+        AdapterError: naming each such tensor.
+    """
+    held = {name: base[name if name in base else changes.untied[name]].dtype for name in changes.tensors}
+    if wrong := [f"{name}: {held[name]}" for name in sorted(held) if held[name] not in FLOAT_DTYPES]:
+        raise AdapterError(
+            f"The adapter in {adapter} changes weights of a dtype that the merge cannot compute.",
+            seen=f"{len(wrong)} of {len(held)} tensors of another dtype in the base",
+            expected=" or ".join(FLOAT_DTYPES),
+            remedy="load the base in float32 or bfloat16 and save it anew; for one in 8 bits, give the original it was "
+            "made from",
+            items=wrong,
+        )
 
 
 def _written(stored: Mapping[str, Mapping[str, TensorSpec]], changes: Changes, dtype: str) -> dict[str, list[_Weight]]:
