@@ -8,6 +8,7 @@ import pytest
 
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.files import sha256_file
+from tunegate.contracts.progress import ByteProgress
 from tunegate.tensors import tuned
 from tunegate.tensors.shards import model_specs
 
@@ -53,12 +54,15 @@ def test_every_tensor_gets_its_own_dtype_back_and_what_is_not_named_keeps_its_by
     from safetensors.torch import load_file
 
     monkeypatch.setattr(tuned, "BLOCK_BYTES", block_bytes)
+    said: list[int] = []
+    monkeypatch.setattr(ByteProgress, "advance", lambda _, count: said.append(count))
     base, trained, output = folders
     sources = {name: (trained / "other.safetensors", other) for name, other in NAMES.items()}
     found, files = tuned.write_tuned(base, sources, output, dtype="auto", step="test")
     changes = {change.weight: change for change in found}
     assert [entry.sha256 for entry in files] == [sha256_file(output / entry.path) for entry in files]
     assert model_specs(output) == model_specs(base)
+    assert sum(said) == sum(spec.size_bytes for spec in model_specs(output).values())
     before, after = (load_file(folder / "model.safetensors") for folder in (base, output))
     assert torch.equal(after["wide"], (before["wide"].float() + 0.5).to(torch.bfloat16))
     assert (float(after["scale"]), after["count"].tolist()) == (2.5, [3, 5])

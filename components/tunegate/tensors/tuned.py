@@ -9,7 +9,7 @@ from typing import Any
 
 from tunegate.contracts.errors import RunError
 from tunegate.contracts.manifest import FileEntry
-from tunegate.contracts.progress import Progress
+from tunegate.contracts.progress import ByteProgress
 from tunegate.tensors.shards import (
     BLOCK_BYTES,
     FLOAT_DTYPES,
@@ -19,7 +19,6 @@ from tunegate.tensors.shards import (
     read_specs,
     row_blocks,
     shard_names,
-    stored_tensors,
     torch_dtype,
     write_index,
 )
@@ -62,27 +61,32 @@ def write_tuned(
     Raises:
         RunError: when a tuned weight is not finite.
     """
-    stored = stored_tensors(base)
-    progress = Progress(step, len(stored), "tensors")
-    shards: dict[str, dict[str, TensorSpec]] = {}
+    specs_of = {name: read_specs(base / name) for name in shard_names(base)}
+    shards = {
+        name: {tensor: cast_spec(spec, dtype) for tensor, spec in specs.items()} for name, specs in specs_of.items()
+    }
+    progress = ByteProgress(step, sum(spec.size_bytes for specs in shards.values() for spec in specs.values()))
     changes: list[TensorChange] = []
     files: list[FileEntry] = []
-    for name in shard_names(base):
-        specs = read_specs(base / name)
-        shards[name] = {tensor: cast_spec(spec, dtype) for tensor, spec in specs.items()}
+    for name, specs in specs_of.items():
         with ShardWriter(output / name, shards[name]) as out:
             for tensor, spec in specs.items():
                 source = tuned.get(tensor, (base / name, tensor))
-                change = _write_tensor(out, tensor, spec, shards[name][tensor], base / name, source)
+                change = _write_tensor(out, tensor, spec, shards[name][tensor], base / name, source, progress)
                 changes += [change] if change and tensor in tuned else []
-                progress.advance()
         files.append(out.entry)
     write_index(output, shards)
     return changes, files
 
 
 def _write_tensor(
-    out: ShardWriter, tensor: str, spec: TensorSpec, target: TensorSpec, base: Path, source: tuple[Path, str]
+    out: ShardWriter,
+    tensor: str,
+    spec: TensorSpec,
+    target: TensorSpec,
+    base: Path,
+    source: tuple[Path, str],
+    progress: ByteProgress,
 ) -> TensorChange | None:
     from safetensors import safe_open
 
@@ -90,6 +94,7 @@ def _write_tensor(
     with safe_open(str(base), framework="pt") as before_file, safe_open(str(path), framework="pt") as after_file:
         if spec.dtype not in FLOAT_DTYPES:
             out.write(after_file.get_tensor(name))
+            progress.advance(target.size_bytes)
             return None
         before, after = _rows(before_file, tensor, spec), _rows(after_file, name, spec)
         cast_to = torch_dtype(target.dtype)
@@ -103,6 +108,7 @@ def _write_tensor(
             difference_squares += float((tuned_rows.double() - base_rows.double()).square().sum())
             base_squares += float(base_rows.double().square().sum())
             out.write(written)
+            progress.advance(written.numel() * written.element_size())
     relative = (difference_squares / base_squares) ** 0.5 if base_squares else float(difference_squares > 0)
     return TensorChange(tensor, changed, spec.elements, round(relative, 9))
 
