@@ -140,6 +140,26 @@ def test_what_adalora_trained_is_exported_exactly_and_vllm_would_load_it(
     assert (verdict.loads, verdict.linted.findings, verdict.linted.unchecked) == (True, (), ())
 
 
+@pytest.mark.parametrize("config", [{"rank_pattern": {"c_attn": 7}}, {"init_r": INIT_R}], ids=["lora", "adalora"])
+def test_an_adapter_on_gpt2_whose_weights_are_stored_by_input_is_exported_exactly(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    shape = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 32, "vocab_size": 50}
+    GPT2LMHeadModel(GPT2Config(**shape, bos_token_id=1, eos_token_id=2)).save_pretrained(tmp_path / "base")
+    targets = ["c_attn", "c_fc", "c_proj"]  # attn.c_proj is square: no shape says how it is stored
+    adapter = peft_adapter(
+        tmp_path / "base", tmp_path / "adapter", target_modules=targets, fan_in_fan_out=True, **config
+    )
+    exported(tmp_path / "base", adapter, tmp_path / "out")
+    tokens = torch.tensor([[3, 14, 15, 9, 26, 5]])
+    expected = peft_logits(tmp_path / "base", adapter, tokens)
+    assert (peft_logits(tmp_path / "base", tmp_path / "out", tokens) - expected).abs().max() <= TOLERANCE
+    assert (expected - logits(load_causal_lm(tmp_path / "base"), tokens)).abs().max() > 100 * TOLERANCE
+
+
 def test_a_module_without_a_rank_becomes_zeros_of_the_common_rank(tiny_base: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
