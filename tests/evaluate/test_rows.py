@@ -36,6 +36,11 @@ def test_a_choice_of_ours_is_answered_by_the_likelier_option() -> None:
     assert (row.row_id, row.answer, row.tags) == ("france", "Paris", ("continent=Europe",))
 
 
+def test_a_turn_says_of_which_conversation_it_is_and_a_harness_document_never() -> None:
+    doc = {"row_id": "c-1", "conversation": "c"}
+    assert [_scored("t", (_sample(doc=doc),), ours=ours)[0].conversation for ours in (True, False)] == ["c", ""]
+
+
 def test_each_filter_of_a_task_is_a_metric_of_its_own() -> None:
     samples = (_sample(filter="strict"), _sample(filter="flexible", acc=0.0))
     rows = _scored("gsm8k", samples, ours=False)

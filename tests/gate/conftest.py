@@ -240,7 +240,7 @@ def write_parquet(rows: list[dict[str, Any]], path: Path) -> None:
 
     text = pa.string()
     kinds = {"row_id": text, "task": text, "metric": text, "score": pa.float64(), "prompt_digest": text, "answer": text,
-             "tags": pa.list_(text)}  # fmt: skip
+             "tags": pa.list_(text), "conversation": text}  # fmt: skip
     names = set().union(*(row.keys() for row in rows)) if rows else set(kinds)
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema([(n, k) for n, k in kinds.items() if n in names])), path)
 

@@ -83,6 +83,21 @@ def test_each_assistant_turn_becomes_a_row_with_all_that_came_before(prepare: An
     assert [json.loads(row["fields"]) for row in rows] == [{"tag": 1}] * 2
 
 
+def test_evaluation_rows_say_of_which_conversation_they_are_turns(prepare: Any) -> None:
+    """They win and lose together, and the gate must not take them for independent rows."""
+    asked = ("user", "assistant", "user", "assistant")
+    talks = [
+        {"messages": [{"role": role, "content": f"{topic} {turn}?"} for turn, role in enumerate(asked)]}
+        for topic in ("apples", "bridges", "clouds", "dragons", "engines", "forests", "glaciers", "harbours")
+    ]
+    prepared: Prepared = prepare([*questions(40), *talks], evaluation_fraction=0.5)
+    held = prepared.rows("evaluation")
+    turns = [row for row in held if row["id"].endswith(("-0", "-1"))]
+    assert turns and all(row["conversation"] == row["id"][:-2] for row in turns)
+    others = [row for row in prepared.all() if row not in turns]
+    assert others and not any("conversation" in row for row in others), "train files keep their columns"
+
+
 def test_texts_are_prepared_without_what_only_conversations_need(prepare: Any) -> None:
     prepared: Prepared = prepare([{"text": row["messages"][0]["content"], "n": 1} for row in questions(60)])
     assert prepared.profile["format"] == "text"

@@ -89,7 +89,8 @@ def _tool_call_problem(row: Row) -> str:
 
 
 def documents(tokenizer: Any, rows: Sequence[Row], tags: Sequence[str] = ()) -> list[Document]:
-    """Each row with ``row_id``, ``prompt_text``, ``completion_text``, their tokens, ``fields`` and its slices.
+    """Each row with ``row_id``, ``prompt_text``, ``completion_text``, their tokens, ``fields``, its slices
+    and its conversation.
 
     Args:
         tags: columns of the data set by whose values results are sliced.
@@ -100,7 +101,12 @@ def documents(tokenizer: Any, rows: Sequence[Row], tags: Sequence[str] = ()) -> 
 def _document(tokenizer: Any, row: Row, tags: Sequence[str]) -> Document:
     rendered = _conversation(tokenizer, row) if "prompt" in row else _text(tokenizer, row)
     fields = _fields(row)
-    return {**rendered, "fields": row["fields"], "tags": [*tags_of(fields, tags), *_call_tags(fields)]}
+    return {
+        **rendered,
+        "fields": row["fields"],
+        "tags": [*tags_of(fields, tags), *_call_tags(fields)],
+        "conversation": str(row.get("conversation", "")),
+    }
 
 
 def _call_tags(fields: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ class ScoredRow:
         prompt_digest: sha256 of the prompt as the model saw it.
         answer: what the model generated or chose; empty where only a likelihood is asked.
         tags: slices that the row belongs to, as ``column=value``.
+        conversation: of which the row is one of several turns; empty where it stands alone.
     """
 
     row_id: str
@@ -26,6 +27,7 @@ class ScoredRow:
     prompt_digest: str
     answer: str
     tags: tuple[str, ...] = ()
+    conversation: str = ""
 
 
 @dataclass(frozen=True)

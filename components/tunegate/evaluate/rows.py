@@ -83,6 +83,7 @@ def _of_sample(task: str, sample: Mapping[str, Any], name: str, ours: bool) -> l
             prompt_digest=hashlib.sha256(prompt.encode()).hexdigest(),
             answer=_answer(sample, ours),
             tags=tuple(sample["doc"].get("tags") or ()) if ours else (),
+            conversation=str(sample["doc"].get("conversation") or "") if ours else "",
         )
         for metric in sample["metrics"]
         if isinstance(sample[metric], int | float)  # a tuple is the harness's input to an aggregate, no score of a row
@@ -110,5 +111,6 @@ def write_rows(rows: Sequence[ScoredRow], folder: Path) -> None:
         schema_fields.append(pa.field(name, text))
     schema_fields.append(pa.field("score", pa.float64()))
     schema_fields += [pa.field("prompt_digest", text), pa.field("answer", text), pa.field("tags", pa.list_(text))]
+    schema_fields.append(pa.field("conversation", text))
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=pa.schema(schema_fields))
     pq.write_table(table, folder / ROWS_NAME)

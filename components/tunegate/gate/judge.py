@@ -150,7 +150,8 @@ def _judge_limit(rule: Rule, candidate: Series, alpha: float) -> Judged:
     holds = mean >= rule.limit if rule.kind == "floor" else mean <= rule.limit
     reason = f"mean {mean:.4g} of {len(candidate.scores)} rows, {rule.kind} {rule.limit:g}"
     lower = upper = None
-    if rule.score_range is None and set(candidate.scores.tolist()) <= {0.0, 1.0}:
+    alone = len(set(candidate.units)) == len(candidate.units)
+    if alone and rule.score_range is None and set(candidate.scores.tolist()) <= {0.0, 1.0}:
         lower, upper = wilson_bounds(float(candidate.scores.sum()), len(candidate.scores), alpha=alpha)
     order = candidate.scores.argsort(kind="stable")[:: 1 if rule.kind == "floor" else -1]
     worst = [int(i) for i in order if (candidate.scores[i] < rule.limit) == (rule.kind == "floor")][:ROWS_NAMED]
@@ -174,7 +175,7 @@ def judge_pair(pair: Paired, alpha: float, *, worse: bool) -> Judged:
     Args:
         worse: whether the opposite of what is asked is shown, corrected for the number of comparisons.
     """
-    rule, compared, gains = pair.rule, pair.compared, pair.gains
+    rule, compared, gains, sample = pair.rule, pair.compared, pair.gains, pair.sample
     threshold = threshold_of(rule)
     wrong = against(rule, pair.candidate, gains)
     too_bad = [] if rule.max_row_loss is None else [i for i in wrong if gains[i] < -rule.max_row_loss - ROUNDING]
@@ -186,13 +187,13 @@ def judge_pair(pair: Paired, alpha: float, *, worse: bool) -> Judged:
     else:
         decision = "INCONCLUSIVE"
     undecided = decision == "INCONCLUSIVE"
-    needed = needed_rows(rule, pair.sample, alpha=alpha) if undecided else None
+    needed = needed_rows(rule, sample, alpha=alpha) if undecided else None
     check = Check(
         rule.name,
         decision,
-        comparison_reason(rule, pair.candidate, pair.reference, gains, compared, alpha=alpha)
+        comparison_reason(rule, pair.candidate, pair.reference, gains, compared, sample, alpha=alpha)
         + (f"; {len(too_bad)} of these rows did" if too_bad else "")
-        + (outlook(rule, compared, needed, alpha=alpha) if undecided else ""),
+        + (outlook(rule, compared, needed, sample, alpha=alpha) if undecided else ""),
         estimate=compared.estimate,
         lower=compared.lower,
         upper=compared.upper,

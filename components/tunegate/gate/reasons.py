@@ -9,6 +9,7 @@ from tunegate.contracts.verdict import Decision
 from tunegate.gate.comparison import Compared, close_or_below, threshold_of
 from tunegate.gate.policy import Rule
 from tunegate.gate.rows import Series
+from tunegate.gate.units import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,7 @@ class Shown:
 
 
 def comparison_reason(
-    rule: Rule, candidate: Series, reference: Series, gains: Array, compared: Compared, *, alpha: float
+    rule: Rule, candidate: Series, reference: Series, gains: Array, compared: Compared, sample: Sample, *, alpha: float
 ) -> str:
     """The figures of a comparison in one sentence."""
     threshold = threshold_of(rule)
@@ -41,18 +42,21 @@ def comparison_reason(
     worse, better = int((gains < 0).sum()), int((gains > 0).sum())
     means = f"{rule.candidate} {candidate.scores.mean():.4g}, {rule.reference} {reference.scores.mean():.4g}"
     means += " (lower is better)" if rule.direction == "lower" else ""
+    grouped = (
+        f" of {len(sample.gains)} conversations, each judged by the mean gain of its rows" if sample.grouped else ""
+    )
     return (
-        f"{means} on {len(gains)} rows: {better} better, {worse} worse; gain {gains.mean():+.4g}, with {1 - alpha:.0%} "
-        f"confidence at least {compared.lower:+.4g} (at most {compared.upper:+.4g}); asked: {asked}"
+        f"{means} on {len(gains)} rows{grouped}: {better} better, {worse} worse; gain {compared.estimate:+.4g}, with "
+        f"{1 - alpha:.0%} confidence at least {compared.lower:+.4g} (at most {compared.upper:+.4g}); asked: {asked}"
         + (f"; assumes that no row loses more than {rule.max_row_loss:g}" if rule.max_row_loss is not None else "")
     )
 
 
-def outlook(rule: Rule, compared: Compared, needed: int | None, *, alpha: float) -> str:
+def outlook(rule: Rule, compared: Compared, needed: int | None, sample: Sample, *, alpha: float) -> str:
     """What would decide a comparison that these rows do not."""
     threshold = threshold_of(rule)
     if needed is not None:
-        return f"; about {needed} such rows would show it"
+        return f"; about {needed} such {'conversations' if sample.grouped else 'rows'} would show it"
     if compared.p_enough <= alpha:
         return (
             "; the upper bound is below that, and among so many comparisons this is not shown yet (Holm): more such "
@@ -60,6 +64,8 @@ def outlook(rule: Rule, compared: Compared, needed: int | None, *, alpha: float)
         )
     if close_or_below(compared.estimate, threshold):
         return "; more rows would not help: the observed gain itself is not enough"
+    if rule.score_range is None:
+        return "; no number of them that one could gather would show it"
     return "; no number of such rows would show it: the score_range is too wide, state a max_row_loss"
 
 

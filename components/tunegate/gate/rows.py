@@ -36,6 +36,9 @@ _TAG_LISTS = tuple(
     for text in _COLUMNS["row_id"]
 )
 
+#: Which turns belong together. Evaluations of before have no such column, and a row that stands alone is empty there.
+_CONVERSATION = "conversation"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -46,6 +49,7 @@ class Row:
     prompt_digest: str
     answer: str
     tags: tuple[str, ...] = ()
+    conversation: str = ""
 
 
 #: (task, metric) → its rows.
@@ -62,18 +66,20 @@ class Series:
         answers: what the model said.
         prompt_digests: what it was asked.
         tags: the slices that each row belongs to, sorted.
+        conversations: of which each row is a turn; empty where it stands alone.
     """
 
     row_ids: tuple[str, ...]
     scores: NDArray[np.float64]
     answers: tuple[str, ...]
     prompt_digests: tuple[str, ...]
-    tags: tuple[tuple[str, ...], ...] = ()
+    tags: tuple[tuple[str, ...], ...]
+    conversations: tuple[str, ...]
 
     @property
     def units(self) -> tuple[str, ...]:
-        """What each row is judged with: itself."""
-        return self.row_ids
+        """What each row is judged with: its conversation, or itself alone."""
+        return tuple(one or row_id for one, row_id in zip(self.conversations, self.row_ids, strict=True))
 
 
 def read_rows(folder: Path) -> Rows:
@@ -94,15 +100,18 @@ def read_rows(folder: Path) -> Rows:
         raise _unusable(f"{ROWS_NAME} cannot be read.", f"{type(error).__name__}: {error}", "a Parquet file") from error
     types = dict.fromkeys((*_COLUMNS, _TAGS), "missing") | {field.name: str(field.type) for field in table.schema}
     kinds = {**_COLUMNS, _TAGS: _TAG_LISTS}
+    if _CONVERSATION in types:
+        kinds[_CONVERSATION] = _COLUMNS["row_id"]
     wrong = [f"{name}: {types[name]}" for name, allowed in kinds.items() if types[name] not in allowed]
     nulls = [name for name in _COLUMNS if not wrong and table.column(name).null_count]
     if wrong or nulls:
         seen = ", ".join(wrong or [f"{name}: empty values" for name in nulls])
         raise _unusable(f"{ROWS_NAME} has other columns.", seen, f"filled columns {', '.join(kinds)}")
-    columns = [table.column(name).to_pylist() for name in kinds]
+    columns = [table.column(name).to_pylist() for name in (*_COLUMNS, _TAGS)]
+    columns.append(table.column(_CONVERSATION).to_pylist() if _CONVERSATION in types else [""] * table.num_rows)
     found: dict[tuple[str, str], list[Row]] = {}
-    for row_id, task, metric, score, prompt, answer, tags in zip(*columns, strict=True):
-        row = Row(row_id, score, prompt, answer, tuple(sorted(filter(None, tags or ()))))
+    for row_id, task, metric, score, prompt, answer, tags, conversation in zip(*columns, strict=True):
+        row = Row(row_id, score, prompt, answer, tuple(sorted(filter(None, tags or ()))), conversation or "")
         found.setdefault((task, metric), []).append(row)
     return found
 
@@ -143,6 +152,7 @@ def series(rows: Rows, rule: Rule, role: str, results: Mapping[str, Any]) -> Ser
         tuple(row.answer for row in found),
         tuple(row.prompt_digest for row in found),
         tuple(row.tags for row in found),
+        tuple(row.conversation for row in found),
     )
 
 
@@ -162,6 +172,7 @@ def in_slice(whole: Series, tag: str) -> Series:
         tuple(whole.answers[i] for i in inside),
         tuple(whole.prompt_digests[i] for i in inside),
         tuple(whole.tags[i] for i in inside),
+        tuple(whole.conversations[i] for i in inside),
     )
 
 
@@ -181,6 +192,11 @@ def check_paired(candidate: Series, reference: Series) -> None:
     moved = [i for i, one, two in zip(candidate.row_ids, candidate.tags, reference.tags, strict=True) if one != two]
     if moved:
         raise _unusable("The models' rows are in other slices.", f"{len(moved)} rows differ", "equal tags", moved)
+    torn = [i for i, one, two in zip(candidate.row_ids, candidate.units, reference.units, strict=True) if one != two]
+    if torn:
+        raise _unusable(
+            "The models' rows are of other conversations.", f"{len(torn)} rows differ", "equal conversations", torn
+        )
 
 
 def _stated_rows(results: Mapping[str, Any], task: str) -> Any:

@@ -71,17 +71,23 @@ class Candidate:
         return sha256_json(turns or normalised(self.example.text))
 
     def documents(self) -> list[dict[str, Any]]:
-        """The rows as they are written: one for each trained answer, or the text."""
+        """The rows as they are written: one for each trained answer, or the text.
+
+        Evaluation rows say of which conversation they are turns: these win and lose together, so the gate judges a
+        conversation, not its turns.
+        """
         example = self.example
         if not example.messages:
             return [{"id": self.id, "text": example.text, "fields": example.fields}]
         several = len(example.answers) > 1
+        whole = {"conversation": self.id} if several and self.side == "evaluation" else {}
         return [
             {
                 "id": f"{self.id}-{turn}" if several else self.id,
                 "prompt": list(example.messages[:index]),
                 "completion": [example.messages[index]],
                 "fields": example.fields,
+                **whole,
             }
             for turn, index in enumerate(example.answers)
             if index in self.lengths
