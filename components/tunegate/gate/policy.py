@@ -6,7 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import PolicyError, SettingsError
@@ -224,7 +224,7 @@ def parse_policy(document: Mapping[str, Any]) -> Policy:
 
 def _check_rule(rule: Rule, where: str) -> None:
     kinds = [kind for kind in (*_COMPARISONS, *_LIMITS) if getattr(rule, kind) is not None]
-    problem = ""
+    problem, remedy = "", f"correct {where}"
     if len(kinds) != 1:
         asked = " and ".join(kinds) or "nothing"
         problem = f"it asks for {asked}; a check asks for one of margin, required_gain, floor, ceiling"
@@ -242,29 +242,24 @@ def _check_rule(rule: Rule, where: str) -> None:
         problem = f"score_range {list(rule.score_range)} is not [lowest, highest]"
     elif rule.max_row_loss is not None and (rule.score_range is None or not rule.compares):
         problem = "max_row_loss belongs to a comparison of scores with a score_range"
+    elif rule.compares and rule.limit >= rule.width:
+        problem, remedy = _beyond_all_scores(rule)
     if problem:
         raise PolicyError(
             f"{where} cannot be judged.",
             seen=problem,
             expected="{task: tool_call, metric: exact, candidate: quantized, reference: merged, margin: 0.1}",
-            remedy=f"correct {where}",
+            remedy=remedy,
         )
-    if rule.compares and rule.limit >= rule.width:
-        _refuse_beyond_all_scores(rule, where)
 
 
-def _refuse_beyond_all_scores(rule: Rule, where: str) -> NoReturn:
-    """A loss that no model can exceed is allowed, or a gain asked for that none can show: most likely a percentage."""
-    low, high = rule.score_range or (0.0, 1.0)
-    meant = rule.limit * rule.width / 100
+def _beyond_all_scores(rule: Rule) -> tuple[str, str]:
+    """What is wrong with a loss that no model can exceed, or a gain that none can show, and what was likely meant."""
+    meant = rule.limit * rule.width / 100  # a percentage
     beyond = "a model that gets every row wrong would pass" if rule.kind == "margin" else "no model could show it"
     guess = f"did you mean {rule.kind}: {meant:g}? If not, " if meant < rule.width else ""
-    raise PolicyError(
-        f"{where} cannot be judged.",
-        seen=f"{rule.kind}: {rule.limit:g} on scores from {low:g} to {high:g}: {beyond}",
-        expected=f"less than {rule.width:g}, in the unit of the score",
-        remedy=f"{guess}lower it, or state the score_range of {rule.metric}",
-    )
+    problem = f"{rule.kind}: {rule.limit:g}, while scores are at most {rule.width:g} apart: {beyond}"
+    return problem, f"{guess}lower it, or state the score_range of {rule.metric}"
 
 
 def _check_whole(rules: tuple[Rule, ...]) -> None:
