@@ -167,4 +167,5 @@ def finetune(
                 promoting = promote(settings=of["promote"], signing=of["signing"], registry=registry, **judged_all)
                 request(uncached(promoting), "promote")
         with dsl.Else(name="not passed"):
-            request(uncached(refused(verdict=verdict)), "refused")
+            refusing = refused(settings=of["approve"], alias=alias, registry=registry, verdict=verdict)
+            request(uncached(refusing), "refused")

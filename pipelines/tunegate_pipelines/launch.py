@@ -10,6 +10,7 @@ from typing import Any
 
 from tunegate.approve.identity import identify
 from tunegate.approve.settings import ApproveSettings, rules_of
+from tunegate.approve.webhook import tell_refused
 from tunegate.contracts.approval_rules import refuse_unknown_requester
 from tunegate.contracts.errors import GateRefused, reports_errors
 from tunegate.contracts.launch import KfpArtifact
@@ -73,9 +74,12 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @reports_errors
-def launch_refused(verdict: KfpArtifact) -> None:
-    """Raises what the verdict says."""
-    raise refusal(read_verdict(Path(verdict.path)))
+def launch_refused(settings: Mapping[str, Any], verdict: KfpArtifact, *, alias: str, registry: str) -> None:
+    """Raises what the verdict says, and tells the webhook where the section 'approve' names one."""
+    said = read_verdict(Path(verdict.path))
+    hook = parse_settings(ApproveSettings, settings, where="recipe.approve").webhook_url_env
+    tell_refused(said, alias=alias, registry=registry, webhook_url_env=hook, environment=os.environ)
+    raise refusal(said)
 
 
 @reports_errors

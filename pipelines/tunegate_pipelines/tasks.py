@@ -93,15 +93,18 @@ def check(
 
 
 @dsl.component(base_image=images.IMAGES["refused"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
-def refused(verdict: Input[Artifact]) -> None:
+def refused(settings: dict, alias: str, registry: str, verdict: Input[Artifact]) -> None:  # type: ignore[type-arg]
     """Fails, with the verdict's reasons, so that a refused run is red in KFP and nobody takes it for a promoted one.
 
     Args:
+        settings: the section 'approve' of the recipe: the webhook that is told.
+        alias: the alias that stays where it is.
+        registry: a folder or URI.
         verdict: what gate wrote.
     """
     from tunegate_pipelines.launch import launch_refused
 
-    launch_refused(verdict)
+    launch_refused(settings, verdict, alias=alias, registry=registry)
 
 
 @dsl.component(base_image=images.IMAGES["summarize"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from tunegate.approve.webhook import ATTEMPTS, tell
+from tunegate.approve.webhook import ATTEMPTS, tell, tell_refused
 from tunegate.contracts.approval import Decision, Identity, Request, Rules
+from tunegate.contracts.verdict import Verdict
 
 ANN, BOB = Identity("ann@example.com", "oidc"), Identity("bob@example.com", "oidc")
 REQUEST = Request(
@@ -61,6 +62,7 @@ def test_a_request_is_told_as_it_is_documented(hook: Any) -> None:
             "application/json",
             {
                 "schema_version": 1, "event": "requested", "request": REQUEST.digest,
+                "verdict": "PASS",
                 "registry": "gs://bucket/registry", "alias": "champion", "version": "b" * 64, "replaces": "a" * 64,
                 "summary": "All 9 checks hold.", "requester": "ann@example.com",
                 "expires": "2026-11-28T12:00:00+00:00", "approver": None, "reason": None,
@@ -76,6 +78,17 @@ def test_an_answer_is_told_with_who_gave_it_and_why(hook: Any, decision: Any, ev
     assert call(hook, Decision(REQUEST.digest, decision, BOB, "looks right", "2026-11-25T13:00:00+00:00"))
     told = hook.taken[0][1]
     assert (told["event"], told["approver"], told["reason"]) == (event, "bob@example.com", "looks right")
+
+
+@pytest.mark.parametrize("decision", ["FAIL", "INCONCLUSIVE"])
+def test_a_verdict_that_asks_nobody_anything_is_told_too(hook: Any, decision: Any) -> None:
+    verdict = Verdict(decision, "1 of 9 checks fails.", (), {}, "d" * 64)
+    place = {"alias": "champion", "registry": "gs://bucket/registry", "webhook_url_env": "HOOK"}
+    assert tell_refused(verdict, **place, environment={"HOOK": hook.address})
+    assert hook.taken[0][1] == {
+        "schema_version": 1, "event": "refused", "verdict": decision, "registry": "gs://bucket/registry",
+        "alias": "champion", "summary": "1 of 9 checks fails.",
+    }  # fmt: skip
 
 
 def test_a_stumbling_webhook_is_called_again(hook: Any) -> None:

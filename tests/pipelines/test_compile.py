@@ -98,6 +98,7 @@ def test_promotion_stands_behind_the_verdict(document: Any) -> None:
     assert conditions(document, "promote") == ["== 'PASS'", "== 'waived'"]
     assert conditions(document, "request-approval") == ["== 'PASS'", "== 'required'"]
     assert conditions(document, "promote-approved") == ["== 'PASS'", "== 'required'", "== 'approve'"]
+    assert conditions(document, "not-approved") == ["== 'PASS'", "== 'required'", "!(== 'approve')"]
 
 
 def conditions(document: Any, task: str) -> list[str]:

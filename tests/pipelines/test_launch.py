@@ -59,10 +59,12 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 ) -> None:
     VERDICT.write(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        launch_refused(FakeArtifact(str(tmp_path)))
+        launch_refused({"webhook_url_env": "HOOK"}, FakeArtifact(str(tmp_path)), alias="tools", registry="/data/r")
     assert caught.value.code == 3
-    line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith(ERROR_LINE))
+    said = capsys.readouterr()
+    line = next(line for line in said.err.splitlines() if line.startswith(ERROR_LINE))
     assert isinstance(error_from_line(line), GateRefused)
+    assert "HOOK holds no http(s) address" in said.out  # it would have been told, and its silence changes nothing
 
 
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:

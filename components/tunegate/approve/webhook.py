@@ -1,10 +1,13 @@
-"""Tells a webhook that an approval was asked for, given, denied or expired. Whether it hears changes no decision.
+"""Tells a webhook what the gate said, and that an approval was asked for, given, denied or expired. It has no say.
 
 The body of the POST, as JSON::
 
     {"schema_version": 1, "event": "requested" | "approved" | "rejected" | "expired", "request": "<digest>",
-     "registry": "…", "alias": "…", "version": "<digest>", "replaces": "<digest>" | null, "summary": "<the verdict>",
-     "requester": "…", "expires": "<UTC>", "approver": "…" | null, "reason": "…" | null}
+     "verdict": "PASS", "registry": "…", "alias": "…", "version": "<digest>", "replaces": "<digest>" | null,
+     "summary": "<the verdict>", "requester": "…", "expires": "<UTC>", "approver": "…" | null, "reason": "…" | null}
+
+    {"schema_version": 1, "event": "refused", "verdict": "FAIL" | "INCONCLUSIVE", "registry": "…", "alias": "…",
+     "summary": "<the verdict>"}
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from urllib.parse import urlsplit
 
 from tunegate.contracts.approval import Decision, Request
 from tunegate.contracts.progress import say
+from tunegate.contracts.verdict import Verdict
 
 SCHEMA_VERSION = 1
 ATTEMPTS = 3
@@ -43,14 +47,47 @@ def tell(
     Returns:
         Whether it was heard; False too where there is no webhook.
     """
-    name = request.rules.webhook_url_env
+    body = message(request, decision, registry=registry)
+    return _post(request.rules.webhook_url_env, body, environment, sleep)
+
+
+def tell_refused(
+    verdict: Verdict,
+    *,
+    alias: str,
+    registry: str,
+    webhook_url_env: str,
+    environment: Mapping[str, str],
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Tells of a verdict that is no PASS, of which nobody is asked anything; a PASS is told with its request.
+
+    Args:
+        verdict: what the gate said.
+        alias, registry: what stays as it was.
+        webhook_url_env, environment, sleep: see :func:`tell`, which also says what is returned.
+    """
+    body = {
+        "schema_version": SCHEMA_VERSION,
+        "event": "refused",
+        "verdict": verdict.decision,
+        "registry": registry,
+        "alias": alias,
+        "summary": verdict.summary,
+    }
+    return _post(webhook_url_env, body, environment, sleep)
+
+
+def _post(
+    name: str, message: Mapping[str, object], environment: Mapping[str, str], sleep: Callable[[float], None]
+) -> bool:
     if not name:
         return False
     address = environment.get(name, "")
     if urlsplit(address).scheme not in ("http", "https"):
         say("approve", f"the webhook was not called: {name} holds no http(s) address")
         return False
-    body = json.dumps(message(request, decision, registry=registry)).encode()
+    body = json.dumps(message).encode()
     problem = ""
     for attempt in range(ATTEMPTS):
         if attempt:
@@ -71,6 +108,7 @@ def message(request: Request, decision: Decision | None, *, registry: str) -> di
         "schema_version": SCHEMA_VERSION,
         "event": _EVENTS[decision.decision] if decision else "requested",
         "request": request.digest,
+        "verdict": "PASS",
         "registry": registry,
         "alias": request.alias,
         "version": request.version,
