@@ -58,7 +58,7 @@ def detections(policy: Policy, rows: int) -> list[Detection]:
 
 def can_be_said(rule: Rule) -> bool:
     """Whether a check's power follows from the number of rows alone."""
-    return rule.kind == "margin" and rule.score_range is None and not rule.slice and rule.limit < 1
+    return rule.kind == "margin" and rule.score_range is None and not rule.slice
 
 
 def _detection(rule: Rule, rows: int, alpha: float) -> Detection:
