@@ -20,10 +20,12 @@ from tunegate.approve.settings import ApproveSettings
 from tunegate.cli import app
 from tunegate.contracts.approval import Identity
 from tunegate.contracts.errors import SettingsError
-from tunegate.registry.aliases import current, history, read_alias, rollback
+from tunegate.contracts.manifest import verify
+from tunegate.registry.aliases import current, history, promote, read_alias
 from tunegate.registry.approvals import list_requests, read_request
 from tunegate.registry.settings import SigningSettings
 from tunegate.registry.signatures import fetch_signed_version
+from tunegate.registry.versions import Part, publish
 from tunegate.storage.open import open_storage
 
 PASSES = [{"task": "tool_call", "metric": "valid", "candidate": "quantized", "reference": "merged", "margin": 0.6}]
@@ -124,18 +126,45 @@ def test_whoever_waits_is_told_how_to_answer(approved: Run) -> None:
         assert (approved.folder / "pages" / f"{page}.html").is_file()
 
 
-def test_the_approval_cannot_be_replayed(approved: Run, tmp_path: Path) -> None:
+def test_the_approval_cannot_be_replayed(approved: Run, tmp_path: Path, tiny_dataset: Path) -> None:
     storage = open_storage(approved.registry)
-    digest = approved.ask(tmp_path / "second", "tiny", allow_requester=True)
+    digest = approved.ask(tmp_path / "asked", "replayed", allow_requester=True)
     answer = ["--registry", approved.registry]
-    for command in (["approve", digest, *answer, "--reason", "again"], ["promote", digest, *answer]):
+    for command in (["approve", digest, *answer, "--reason", "once"], ["promote", digest, *answer]):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
-    rollback(storage, read_alias(storage, "tiny"))
-    before = len(history(storage, "tiny"))
+    other = publish(storage, {"data": Part(tiny_dataset, verify(tiny_dataset))})
+    promote(storage, read_alias(storage, "replayed"), other, verdict="v", attempt="somebody else's")
+    before = history(storage, "replayed")
     replayed = CliRunner().invoke(app, ["promote", digest, *answer])
-    assert replayed.exit_code in (0, 1), replayed.output  # the version is the same one, or the approval is used up
-    assert len(history(storage, "tiny")) == before
+    assert (replayed.exit_code, "approval was already used" in replayed.stderr) == (1, True), replayed.output
+    assert history(storage, "replayed") == before
+    assert [record.version for record in before] == [other, read_request(storage, digest).version]
+
+
+def test_a_run_that_nobody_approved_ends_red_with_who_said_no(approved: Run, tmp_path: Path) -> None:
+    """The tasks of the branch 'denied', as KFP runs them; that the branch leads there is in the compiled pipeline."""
+    expired = approved.ask(tmp_path / "asked", "denied", expires_seconds=1)
+    program = (
+        "import sys; from kfp import dsl, local; from tunegate.approve.component import await_approval, not_approved\n"
+        "@dsl.pipeline\n"
+        "def denied(registry: str, request: str):\n"
+        "    waited = await_approval(settings={'poll_seconds': 0.1}, registry=registry, request=request)\n"
+        "    with dsl.If(waited.outputs['decision'] == 'approve'):\n"
+        "        await_approval(settings={}, registry='/never', request='run')\n"
+        "    with dsl.Else():\n"
+        "        not_approved(answer=waited.outputs['answer'])\n"
+        "local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1], raise_on_error=True)\n"
+        "denied(registry=sys.argv[2], request=sys.argv[3])\n"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", program, str(tmp_path / "kfp"), approved.registry, expired]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode != 0, said
+    assert "'not-approved'" in said
+    assert "/never" not in said
+    assert "expired: nobody answered in time" in said
+    assert current(open_storage(approved.registry), "denied") is None
 
 
 def kfp_run(place: Path, pipeline: str, **arguments: Any) -> None:
