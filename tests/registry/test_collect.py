@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError
+from tunegate.registry import aliases, presence
 from tunegate.registry import collect as collection
+from tunegate.registry import versions as published
 from tunegate.registry.aliases import current, promote, read_alias, rollback
 from tunegate.registry.collect import Rules, collect
-from tunegate.registry.presence import list_removals, mark, read_removal
+from tunegate.registry.presence import Removal, list_removals, mark, read_removal
 from tunegate.registry.versions import has_version, list_versions, publish, verify_version
 from tunegate.storage.interface import Storage
 
@@ -98,6 +100,58 @@ def test_an_alias_that_moves_there_while_it_is_collected_finds_it_or_is_refused(
     verify_version(either, first)
     assert current(either, "late") is None
     assert list_removals(either) == set()
+
+
+def _decided(storage: Storage, version: str) -> None:
+    """What a collection leaves that has looked at everything and is about to remove the version."""
+    mark(storage, version, "removing", over=mark(storage, version, "asking", over=None))
+
+
+def test_an_alias_does_not_move_to_what_a_collection_removed_between_two_questions(
+    either: Storage, parts: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked before the record was written, and ends after the first of the two: whichever that is."""
+    version = publish(either, parts("a"))
+    exists, removal, write = type(either).exists, published.read_removal, aliases.write_record
+    running: list[str] = []
+
+    def end(answer: Any) -> Any:
+        if running:
+            assert _collect(either, now=NOW) == {running.pop(): "removed"}
+        return answer
+
+    def record_after_its_look(*given: Any) -> str:
+        _decided(either, version)
+        running.append(version)
+        return write(*given)
+
+    monkeypatch.setattr(aliases, "write_record", record_after_its_look)
+    monkeypatch.setattr(type(either), "exists", lambda *given: end(exists(*given)))
+    monkeypatch.setattr(published, "read_removal", lambda *given: end(removal(*given)))
+    with pytest.raises(InputError, match="is not in"):
+        promote(either, read_alias(either, "champion"), version, verdict="v", attempt="one")
+    assert running == []
+    assert current(either, "champion") is None
+    assert list_versions(either) == []
+
+
+def test_what_is_brought_while_a_collection_ends_keeps_its_arrival(
+    either: Storage, parts: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The collection takes the old arrival along: the new one must not go with it, for the next collection asks."""
+    version = publish(either, parts("a"))
+    _decided(either, version)
+    running = iter([version])
+
+    def ended(storage: Storage, asked: str) -> Removal | None:
+        if next(running, None):
+            assert _collect(storage) == {asked: "removed"}
+        return read_removal(storage, asked)
+
+    monkeypatch.setattr(presence, "read_removal", ended)
+    assert publish(either, parts("a")) == version
+    assert _collect(either, now=NOW) == {version: "kept"}
+    verify_version(either, version)
 
 
 def test_a_record_that_is_written_and_has_not_moved_its_alias_yet_keeps_its_version(

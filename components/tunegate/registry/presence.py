@@ -10,8 +10,11 @@ The marks make the two agree without a lock, because each writes before it reads
 
 - Who publishes writes the arrival, then asks for a removal. Who collects writes the removal, then asks for a recent
   arrival. One of them sees the other.
-- Who moves an alias writes the record, then asks whether the version is there. Who collects writes the removal, then
-  reads the aliases and the recent records. One of them sees the other.
+- Who moves an alias writes the record, then asks whether the version is there: for the removal first, then for the
+  files. Who collects writes the removal, then reads the aliases and the recent records. One of them sees the other.
+
+Who collects takes the mark away last, after the files and the arrival. So who finds no mark asks afterwards for what it
+relies on (the files, or the arrival it wrote): a collection that ended meanwhile took that before its mark.
 
 When both see each other, the version stays and whoever brings it or points at it is told to try again.
 """
@@ -57,7 +60,8 @@ def note_arrival(storage: Storage, version: str) -> None:
     """
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     document = {"schema_version": SCHEMA_VERSION, "version": version, "arrived": now}
-    storage.write(f"{_ARRIVALS}/{version}.json", pretty_json(document), if_generation_match=None)
+    key = f"{_ARRIVALS}/{version}.json"
+    storage.write(key, pretty_json(document), if_generation_match=None)
     if read_removal(storage, version) is not None:
         raise ConflictError(
             f"Version {version} is being removed from {storage.uri}.",
@@ -65,6 +69,8 @@ def note_arrival(storage: Storage, version: str) -> None:
             expected="a version that is there, or is not",
             remedy=f"try again in a minute; if it stays, finish the removal: tunegate registry gc {storage.uri} --yes",
         )
+    if not storage.exists(key):  # a removal that ended just now took it along
+        note_arrival(storage, version)
 
 
 def read_arrival(storage: Storage, version: str) -> datetime.datetime | None:

@@ -74,15 +74,20 @@ def publish(storage: Storage, parts: Mapping[str, Part]) -> str:
 
 
 def has_version(storage: Storage, version: str) -> bool:
-    """Whether the registry holds the whole version, and is not about to remove it."""
-    return storage.exists(f"{version_folder(version)}/{MANIFEST_NAME}") and read_removal(storage, version) is None
+    """Whether the registry holds the whole version, and is not about to remove it.
+
+    The mark is asked for first: a collection that ends between the two questions takes its mark away, and the files
+    before that.
+    """
+    return read_removal(storage, version) is None and storage.exists(f"{version_folder(version)}/{MANIFEST_NAME}")
 
 
 def list_versions(storage: Storage) -> list[str]:
     """The digests of all versions."""
+    removals = list_removals(storage)  # asked for first, as in has_version
     keys = (key.split("/") for key in storage.list(_FOLDER))
     whole = {parts[1] for parts in keys if len(parts) == 3 and parts[2] == MANIFEST_NAME}
-    return sorted(whole - list_removals(storage))
+    return sorted(whole - removals)
 
 
 def version_folder(version: str) -> str:
