@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import signal
@@ -14,9 +15,13 @@ import pytest
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.errors import ArtifactError, OutputExistsError
-from tunegate.contracts.manifest import FileEntry, content_digest, input_digest, read_manifest, verify
+from tunegate.contracts.manifest import FileEntry, Manifest, content_digest, input_digest, read_manifest, verify
 
 FILES = {"a.txt": b"alpha", "deep/b.bin": bytes(range(256)), "empty": b""}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def build(folder: Path) -> None:
@@ -25,7 +30,7 @@ def build(folder: Path) -> None:
         (folder / name).write_bytes(data)
 
 
-def make(output: Path, **settings: object) -> object:
+def make(output: Path, **settings: object) -> Manifest:
     return produce(output, kind="merged", parents={"base": "0" * 64}, settings=settings, build=build)
 
 
@@ -97,6 +102,44 @@ def test_an_edited_manifest_is_refused(edit: object, tmp_path: Path) -> None:
     path.write_text(json.dumps(document), "utf-8")
     with pytest.raises(ArtifactError):
         verify(tmp_path / "out")
+
+
+def _edited(path: Path, **changes: object) -> None:
+    document = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps(document | changes), "utf-8")
+
+
+def test_no_file_is_added_or_excused_by_calling_it_volatile(tmp_path: Path) -> None:
+    """A file that is named volatile may differ; that there is one may not."""
+    make(tmp_path / "out")
+    manifest = tmp_path / "out" / "manifest.json"
+    (tmp_path / "out" / "stray").write_bytes(b"")
+    files = [
+        *json.loads(manifest.read_text("utf-8"))["files"],
+        {"path": "stray", "size_bytes": 0, "sha256": sha256(b"")},
+    ]
+    kept = manifest.read_bytes()
+    for volatile in (["stray"], ["a.txt", "stray"]):
+        _edited(manifest, files=files, volatile=volatile)
+        with pytest.raises(ArtifactError, match="was edited"):
+            verify(tmp_path / "out")
+        manifest.write_bytes(kept)
+
+
+def test_volatile_bytes_do_not_change_the_digest_and_their_names_do(tmp_path: Path) -> None:
+    def timed(name: str, seconds: str, volatile: tuple[str, ...]) -> str:
+        def timed_build(folder: Path) -> None:
+            build(folder)
+            (folder / "timings.json").write_text(seconds)
+
+        out = tmp_path / name
+        return produce(out, kind="merged", parents={}, settings={}, build=timed_build, volatile=volatile).content_digest
+
+    one, two = (timed(name, name, ("timings.json",)) for name in ("1.0", "2.0"))
+    assert one == two
+    plain = [FileEntry(name, len(data), sha256(data)) for name, data in FILES.items()]
+    assert content_digest("merged", plain) == make(tmp_path / "without").content_digest
+    assert one != content_digest("merged", plain)
 
 
 def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:

@@ -68,8 +68,8 @@ class Manifest:
         image: the container image it was made in, empty on a plain machine; not part of any digest.
         commit: the git commit of the tunegate that made it, empty when it is not known; not part of any digest.
         created: UTC time, not part of any digest.
-        volatile: files that tell of the run, such as its timings; verified like all others, and not part of the content
-            digest.
+        volatile: files that tell of the run, such as its timings; verified like all others. Of these the content digest
+            covers the names, and not the bytes.
     """
 
     kind: str
@@ -86,8 +86,9 @@ class Manifest:
 
     @property
     def content_digest(self) -> str:
-        """The name of these bytes: sha256 over the kind and the sorted file entries, volatile ones left out."""
-        return content_digest(self.kind, [entry for entry in self.files if entry.path not in self.volatile])
+        """The name of these bytes: sha256 over the kind, the sorted file entries and the names of the volatile files."""
+        kept = [entry for entry in self.files if entry.path not in self.volatile]
+        return content_digest(self.kind, kept, volatile=self.volatile)
 
     @property
     def work_digest(self) -> str:
@@ -98,9 +99,16 @@ class Manifest:
         return {**asdict(self), "content_digest": self.content_digest}
 
 
-def content_digest(kind: str, files: Iterable[FileEntry]) -> str:
-    """sha256 over the kind and the set of file entries, whatever their order."""
-    return sha256_json({"kind": kind, "files": [asdict(entry) for entry in sorted(files)]})
+def content_digest(kind: str, files: Iterable[FileEntry], *, volatile: Iterable[str] = ()) -> str:
+    """sha256 over the kind and the set of file entries, whatever their order.
+
+    Args:
+        volatile: names of further files whose bytes do not count. That they are there does: no file is added unnoticed.
+    """
+    document: dict[str, Any] = {"kind": kind, "files": [asdict(entry) for entry in sorted(files)]}
+    if names := sorted(set(volatile)):
+        document["volatile"] = names
+    return sha256_json(document)
 
 
 def work_digest(kind: str, parents: Mapping[str, str], settings: Mapping[str, Any]) -> str:
