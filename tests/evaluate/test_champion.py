@@ -137,7 +137,7 @@ def test_model_that_was_changed_in_the_registry_is_never_evaluated(
     data[-1] ^= 1
     weights.chmod(0o644)
     weights.write_bytes(bytes(data))
-    with pytest.raises(ArtifactError, match="not what its manifest says"):
+    with pytest.raises(ArtifactError, match=r"model\.safetensors: changed"):
         place.find(tmp_path / "champion", registry=str(registry), roles=("champion",))
 
 
@@ -147,8 +147,39 @@ def test_whole_part_put_in_anothers_place_is_found(place: Place, tmp_path: Path,
     version = next(registry.glob("versions/*"))
     shutil.rmtree(version / "merged")
     shutil.copytree(version / "quantized", version / "merged")
-    with pytest.raises(ArtifactError, match="is another one"):
+    with pytest.raises(ArtifactError, match=r"merged/manifest\.json: changed"):
         place.find(tmp_path / "champion", registry=str(registry), roles=("champion",))
+
+
+def test_stored_evaluation_with_worse_scores_is_found_though_every_manifest_agrees_with_it(
+    place: Place, tmp_path: Path, no_loading: None
+) -> None:
+    """Files, their manifest and the version's ``parents`` are all made to fit: the version's files do not."""
+    registry = tmp_path / "registry"
+    shutil.copytree(place.registry, registry)
+    version = next(registry.glob("versions/*"))
+    own, path = version / "evaluations/quantized", version / MANIFEST_NAME
+    stated = verify(own)
+
+    def worse(folder: Path) -> None:
+        for entry in stated.files:
+            (folder / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(own / entry.path, folder / entry.path)
+        (folder / "summary.json").write_text("{}")
+
+    made = produce(
+        tmp_path / "worse", kind=stated.kind, parents=stated.parents, settings=stated.settings, build=worse,
+        volatile=stated.volatile,
+    )  # fmt: skip
+    assert made.content_digest != stated.content_digest
+    shutil.rmtree(own)
+    shutil.copytree(tmp_path / "worse", own)
+    document = json.loads(path.read_text())
+    document["parents"]["evaluations/quantized"] = made.content_digest
+    path.chmod(0o644)
+    path.write_text(json.dumps(document))
+    with pytest.raises(ArtifactError, match=r"evaluations/quantized/manifest\.json: changed"):
+        place.find(tmp_path / "champion", registry=str(registry))
 
 
 def test_roles_are_those_that_the_policy_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.errors import ArtifactError
-from tunegate.registry.versions import fetch_version, publish, show_version, verify_version
+from tunegate.registry.versions import fetch_part, fetch_version, publish, show_version, verify_version
 from tunegate.storage.interface import Storage
 
 
@@ -82,6 +83,61 @@ def test_an_edited_manifest_is_refused_whether_it_was_made_to_agree_or_not(
             with pytest.raises(ArtifactError, match=r"manifest") as caught:
                 use(either, version)
             assert "manifest" in str(caught.value)
+    either.write(key, blob.data, if_generation_match=None)
+    verify_version(either, version)
     either.delete(key)
     with pytest.raises(ArtifactError, match="no version"):
         verify_version(either, version)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["parents"].update(adapter="e" * 64),
+        lambda d: d["parents"].pop("adapter"),
+        lambda d: d["parents"].update(other="e" * 64),
+        lambda d: d.update(created="2020-01-01T00:00:00+00:00"),
+        lambda d: d.update(image="somebody/else"),
+    ],
+    ids=["another part", "a part less", "a part more", "the time", "the image"],
+)
+def test_what_the_digest_does_not_cover_is_held_against_the_parts(
+    either: Storage, parts: Callable[[str], Any], tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    version = publish(either, parts("a"))
+    _edit(either, version, change)
+    for use in _uses(tmp_path):
+        with pytest.raises(ArtifactError, match="is not its own"):
+            use(either, version)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_file_joins_a_version_by_being_called_volatile(
+    either: Storage, parts: Callable[[str], Any], tmp_path: Path
+) -> None:
+    version = publish(either, parts("a"))
+    either.write(f"versions/{version}/adapter/code.py", b"", if_generation_match=0)
+    added = {"path": "adapter/code.py", "size_bytes": 0, "sha256": hashlib.sha256(b"").hexdigest()}
+    _edit(either, version, lambda d: d.update(files=[*d["files"], added], volatile=["adapter/code.py"]))
+    for use in _uses(tmp_path):
+        with pytest.raises(ArtifactError, match="manifest"):
+            use(either, version)
+    assert not (tmp_path / "out").exists()
+
+
+def _edit(storage: Storage, version: str, change: Callable[[dict[str, Any]], None]) -> None:
+    key = f"versions/{version}/manifest.json"
+    blob = storage.read(key)
+    assert blob is not None
+    document = json.loads(blob.data)
+    change(document)
+    storage.write(key, json.dumps(document).encode(), if_generation_match=None)
+
+
+def _uses(folder: Path) -> tuple[Callable[[Storage, str], Any], ...]:
+    return (
+        show_version,
+        verify_version,
+        lambda *given: fetch_version(*given, folder / "out"),
+        lambda *given: fetch_part(*given, "verdict", folder / "out"),
+    )

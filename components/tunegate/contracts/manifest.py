@@ -86,7 +86,7 @@ class Manifest:
 
     @property
     def content_digest(self) -> str:
-        """The name of these bytes: sha256 over the kind, the sorted file entries and the names of the volatile files."""
+        """The name of these bytes: sha256 over the kind, the sorted entries and the volatile files' names."""
         kept = [entry for entry in self.files if entry.path not in self.volatile]
         return content_digest(self.kind, kept, volatile=self.volatile)
 

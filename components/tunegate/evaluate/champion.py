@@ -15,7 +15,6 @@ from typing import Any
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.champion import CHAMPION_ROLES, KIND, Champion
-from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest, verify
 from tunegate.contracts.progress import say
@@ -107,7 +106,7 @@ def _take_stored(
         return False
     with tempfile.TemporaryDirectory(prefix="tunegate-champion-") as scratch:
         folder = Path(scratch) / "evaluation"
-        stored = _fetched(storage, version, part, folder)
+        stored = fetch_part(storage, version, part, folder)
         differs = _differences(stored, standard, model) or ([] if _engine(folder) == _engine(like) else ["engine"])
         if differs:
             say(STEP, f"{role}: evaluated again, for {', '.join(differs)} differs from when it was promoted")
@@ -115,20 +114,6 @@ def _take_stored(
         shutil.copytree(folder, target)
     say(STEP, f"{role}: its stored evaluation is of the same rows, asked in the same way")
     return True
-
-
-def _fetched(storage: Storage, version: str, part: str, folder: Path) -> Manifest:
-    """A part of the version, every byte verified, and that it is the version's own."""
-    manifest = fetch_part(storage, version, part, folder)
-    wanted = show_version(storage, version).parents[part]
-    if manifest.content_digest != wanted:
-        raise ArtifactError(
-            f"The {part} of version {version} in {storage.uri} is another one.",
-            seen=f"content digest {manifest.content_digest}",
-            expected=f"content digest {wanted}",
-            remedy="somebody changed the registry: do not use this version",
-        )
-    return manifest
 
 
 def _differences(stored: Manifest, standard: Manifest, model: str) -> list[str]:
@@ -158,7 +143,7 @@ def _evaluate_anew(
     part = CHAMPION_ROLES[role]
     with tempfile.TemporaryDirectory(prefix="tunegate-champion-") as scratch:
         say(STEP, f"{role}: fetching {part} of {version[:12]}")
-        _fetched(storage, version, part, Path(scratch) / part)
+        fetch_part(storage, version, part, Path(scratch) / part)
         evaluate(settings, model=Path(scratch) / part, **given)
 
 

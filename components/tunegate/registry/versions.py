@@ -2,16 +2,20 @@
 
 ::
 
-    versions/<digest>/manifest.json         binds every file below by its sha256, and each part by its content digest
+    versions/<digest>/manifest.json         binds every file below by its sha256
                       adapter/ merged/ quantized/ parity/ serving/ evaluations/<role>/ verdict/
+
+The digest covers the files, and with them each part's own manifest. The rest of the manifest (each part's content
+digest, the time) follows from those and is held against them whenever it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +26,6 @@ from tunegate.contracts.manifest import (
     FileEntry,
     Manifest,
     read_manifest,
-    verify,
 )
 from tunegate.registry.presence import list_removals, note_arrival, read_removal
 from tunegate.storage.copying import differences
@@ -58,7 +61,7 @@ def publish(storage: Storage, parts: Mapping[str, Part]) -> str:
         ArtifactError: when a file changed since it was verified, or the registry holds other bytes under this digest.
         ConflictError: while garbage collection removes this version.
     """
-    manifest = _version_manifest(parts)
+    manifest = _version_manifest({role: (part.manifest, _own_entry(role, part)) for role, part in parts.items()})
     digest = manifest.content_digest
     note_arrival(storage, digest)
     with tempfile.TemporaryDirectory() as scratch:
@@ -66,7 +69,7 @@ def publish(storage: Storage, parts: Mapping[str, Part]) -> str:
         path.write_bytes(pretty_json(manifest.to_json()))
         sources = {MANIFEST_NAME: Source(path, sha256_file(path))}
         for role, part in parts.items():
-            for entry in _entries(role, part):
+            for entry in _entries(role, part.manifest, _own_entry(role, part)):
                 name = entry.path.removeprefix(f"{role}/")
                 sources[entry.path] = Source(part.folder / name, entry.sha256)
         storage.upload_folder(sources, version_folder(digest), last=MANIFEST_NAME)
@@ -124,7 +127,9 @@ def show_version(storage: Storage, version: str) -> Manifest:
     Raises:
         ArtifactError: when it is absent, or was edited.
     """
-    return _read_manifest(storage, version)[0]
+    manifest = _read_manifest(storage, version)[0]
+    _refuse_edited(storage, manifest, lambda name: _stored(storage, version, name))
+    return manifest
 
 
 def _read_manifest(storage: Storage, version: str) -> tuple[Manifest, bytes]:
@@ -136,22 +141,68 @@ def _read_manifest(storage: Storage, version: str) -> tuple[Manifest, bytes]:
             expected="one of the listed versions",
             remedy="list the versions and take one of them",
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        (Path(scratch) / MANIFEST_NAME).write_bytes(blob.data)
-        manifest = read_manifest(Path(scratch))
-    if manifest.content_digest != version or manifest.kind != KIND:
-        raise _edited(storage, version)
+    manifest = _parsed(blob.data)
+    if manifest.content_digest != version or manifest.kind != KIND or manifest.volatile:
+        raise _edited(storage, version, f"content digest {manifest.content_digest}")
     return manifest, blob.data
+
+
+def _stored(storage: Storage, version: str, name: str) -> bytes | None:
+    blob = storage.read(f"{version_folder(version)}/{name}")
+    return None if blob is None else blob.data
+
+
+def _refuse_edited(storage: Storage, manifest: Manifest, read: Callable[[str], bytes | None]) -> None:
+    """Lets a version's manifest through that is what its parts' own manifests make it.
+
+    Args:
+        manifest: one whose digest is the version's name: its ``files`` are sure, and nothing else in it.
+        read: name inside the version → its bytes; None where it is missing.
+
+    Raises:
+        ArtifactError: naming what differs.
+    """
+    listed = {entry.path: entry for entry in manifest.files}
+    parts: dict[str, tuple[Manifest, FileEntry]] = {}
+    wrong = []
+    for role in manifest.parents:
+        own = listed.get(f"{role}/{MANIFEST_NAME}")
+        if own is None:
+            raise _edited(storage, manifest.content_digest, f"a part {role!r} without files")
+        data = read(own.path)
+        if data is None or hashlib.sha256(data).hexdigest() != own.sha256:
+            wrong.append(f"{own.path}: {'missing' if data is None else 'changed'}")
+        else:
+            parts[role] = (_parsed(data), own)
+    at = f"{storage.uri}/{version_folder(manifest.content_digest)}"
+    refuse_damaged(wrong, at=at, files=len(listed) + 1)
+    made = _version_manifest(parts) if parts else Manifest(KIND, (), {}, "")
+    differs = [name for name in manifest.to_json() if getattr(manifest, name) != getattr(made, name)]
+    if differs:
+        named = [role for role, digest in made.parents.items() if manifest.parents[role] != digest]
+        said = f"{', '.join(differs)} that its parts do not have"
+        raise _edited(storage, manifest.content_digest, said + (f": {', '.join(named)}" if named else ""))
+
+
+def _parsed(data: bytes) -> Manifest:
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / MANIFEST_NAME).write_bytes(data)
+        return read_manifest(Path(scratch))
 
 
 def fetch_version(storage: Storage, version: str, folder: Path) -> Manifest:
     """Copies a version into ``folder`` and checks every byte of it while it is read.
 
     Raises:
-        ArtifactError: naming each file that is missing, changed or extra.
+        ArtifactError: naming each file that is missing, changed or extra. Then there is no ``folder``.
     """
     manifest, sha256 = _stated(storage, version)
     storage.download_folder(version_folder(version), folder, sha256=sha256)
+    try:
+        _refuse_edited(storage, manifest, lambda name: (folder / name).read_bytes())
+    except ArtifactError:
+        shutil.rmtree(folder)
+        raise
     return manifest
 
 
@@ -164,18 +215,31 @@ def verify_version(storage: Storage, version: str) -> Manifest:
     manifest, sha256 = _stated(storage, version)
     wrong = differences(sha256, storage.hashes(version_folder(version)))
     refuse_damaged(wrong, at=f"{storage.uri}/{version_folder(version)}", files=len(sha256))
+    _refuse_edited(storage, manifest, lambda name: _stored(storage, version, name))
     return manifest
 
 
 def fetch_part(storage: Storage, version: str, role: str, folder: Path) -> Manifest:
-    """Copies one part of a version into ``folder`` and checks every byte of it against the part's own manifest.
+    """Copies one part of a version into ``folder`` and checks every byte of it against the version's own manifest.
+
+    Returns:
+        The part's manifest, which is the version's as well: its content digest is the one that the version names.
 
     Raises:
-        ArtifactError: naming each file that is missing, changed or extra.
+        ArtifactError: when the version has no such part; naming each file that is missing, changed or extra.
     """
+    manifest = show_version(storage, version)
+    if role not in manifest.parents:
+        raise ArtifactError(
+            f"Version {version} in {storage.uri} has no part {role}.",
+            seen=", ".join(sorted(manifest.parents)),
+            expected=f"{role} among its parts",
+            remedy="take another version, or make one with that part",
+        )
+    sha256 = {e.path.removeprefix(f"{role}/"): e.sha256 for e in manifest.files if e.path.startswith(f"{role}/")}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    storage.download_folder(f"{_FOLDER}/{version}/{role}", folder)
-    return verify(folder)
+    storage.download_folder(f"{version_folder(version)}/{role}", folder, sha256=sha256)
+    return read_manifest(folder)
 
 
 def _stated(storage: Storage, version: str) -> tuple[Manifest, dict[str, str]]:
@@ -185,29 +249,36 @@ def _stated(storage: Storage, version: str) -> tuple[Manifest, dict[str, str]]:
     return manifest, {**sha256, MANIFEST_NAME: hashlib.sha256(data).hexdigest()}
 
 
-def _version_manifest(parts: Mapping[str, Part]) -> Manifest:
-    """The same bytes for the same parts, whoever publishes them: two who publish at once agree."""
-    entries = [entry for role, part in parts.items() for entry in _entries(role, part)]
+def _version_manifest(parts: Mapping[str, tuple[Manifest, FileEntry]]) -> Manifest:
+    """The same bytes for the same parts, whoever publishes them: two who publish at once agree.
+
+    Args:
+        parts: role → the part's manifest, and the entry of that manifest as a file of the version.
+    """
+    entries = [entry for role, part in parts.items() for entry in _entries(role, *part)]
     return Manifest(
         kind=KIND,
         files=tuple(sorted(entries)),
-        parents={role: part.manifest.content_digest for role, part in sorted(parts.items())},
+        parents={role: manifest.content_digest for role, (manifest, _) in sorted(parts.items())},
         settings_digest=sha256_json({}),
-        created=max(part.manifest.created for part in parts.values()),
+        created=max(manifest.created for manifest, _ in parts.values()),
     )
 
 
-def _entries(role: str, part: Part) -> list[FileEntry]:
+def _entries(role: str, manifest: Manifest, own: FileEntry) -> list[FileEntry]:
     """A part's files as files of the version, its own manifest included: so its lineage is bound as well."""
-    own = part.folder / MANIFEST_NAME
-    entries = [FileEntry(f"{role}/{entry.path}", entry.size_bytes, entry.sha256) for entry in part.manifest.files]
-    return [*entries, FileEntry(f"{role}/{MANIFEST_NAME}", own.stat().st_size, sha256_file(own))]
+    return [*(FileEntry(f"{role}/{e.path}", e.size_bytes, e.sha256) for e in manifest.files), own]
 
 
-def _edited(storage: Storage, version: str) -> ArtifactError:
+def _own_entry(role: str, part: Part) -> FileEntry:
+    path = part.folder / MANIFEST_NAME
+    return FileEntry(f"{role}/{MANIFEST_NAME}", path.stat().st_size, sha256_file(path))
+
+
+def _edited(storage: Storage, version: str, seen: str) -> ArtifactError:
     return ArtifactError(
         f"The manifest of version {version} in {storage.uri} is not its own.",
-        seen="a manifest with another digest",
-        expected=f"content digest {version}",
+        seen=seen,
+        expected=f"content digest {version}, and what its parts' own manifests say",
         remedy="somebody changed the registry: do not use this version",
     )
