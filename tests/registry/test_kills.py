@@ -6,13 +6,16 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tunegate.contracts.errors import ArtifactError
 from tunegate.registry.aliases import current, history, promote, read_alias, rollback
-from tunegate.registry.versions import Part, has_version, publish, verify_version
+from tunegate.registry.versions import Part, has_version, list_versions, publish, verify_version
 from tunegate.storage.interface import Storage
+from tunegate.storage.open import open_storage
 
 FORK = multiprocessing.get_context("fork")
 
@@ -24,6 +27,16 @@ def _brought(storage: Storage, parts: Mapping[str, Part], attempt: str) -> None:
 
 def _back(storage: Storage, attempt: str) -> None:
     rollback(storage, read_alias(storage, "champion"), attempt=attempt)
+
+
+def _refuse_incomplete(storage: Storage, version: str) -> None:
+    """A version is absent for everybody, or complete."""
+    if has_version(storage, version):
+        verify_version(storage, version)
+        return
+    assert version not in list_versions(storage)
+    with pytest.raises(ArtifactError, match="no version"):
+        verify_version(storage, version)
 
 
 def _attempt(work: Callable[..., None], arguments: tuple[Any, ...], kill_after: float | None) -> tuple[bool, float]:
@@ -40,10 +53,11 @@ def _attempt(work: Callable[..., None], arguments: tuple[Any, ...], kill_after: 
 
 @pytest.mark.parametrize("kills", [pytest.param(6), pytest.param(100, marks=pytest.mark.slow)], ids=["small", "full"])
 def test_killed_at_any_moment_everything_is_old_or_new_and_a_retry_finishes(
-    either: Storage, parts: Callable[[str], Any], kills: int
+    either: Storage, parts: Callable[[str], Any], kills: int, tmp_path: Path
 ) -> None:
     """The full size kills a hundred times on each storage."""
     rng, hit, number = random.Random(7), 0, 0
+    beside = open_storage(str(tmp_path / "beside"))  # says what the version is called before it is there
     _brought(either, parts("first"), "first")
     _, seconds = _attempt(_brought, (either, parts("second"), "second"), None)
     while hit < kills:
@@ -52,6 +66,7 @@ def test_killed_at_any_moment_everything_is_old_or_new_and_a_retry_finishes(
         before = current(either, "champion")
         assert before is not None
         made = None if goes_back else parts(attempt)
+        coming = publish(beside, made) if made else before.version
         work, arguments = (_back, (either, attempt)) if goes_back else (_brought, (either, made, attempt))
         while True:
             killed, _ = _attempt(work, arguments, rng.uniform(0, seconds) if hit < kills else None)
@@ -61,9 +76,11 @@ def test_killed_at_any_moment_everything_is_old_or_new_and_a_retry_finishes(
             assert now.digest == before.digest or (now.attempt, now.previous) == (attempt, before.digest)
             assert has_version(either, now.version)
             verify_version(either, now.version)
+            _refuse_incomplete(either, coming)
             if not killed:
                 break
         assert now.attempt == attempt
+        assert has_version(either, coming)
     records = history(either, "champion")
     assert len({record.attempt for record in records}) == len(records)
     assert len(records) == 2 + number
