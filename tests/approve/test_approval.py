@@ -16,6 +16,7 @@ from tunegate.approve import decide as answering
 from tunegate.approve import wait as waiting
 from tunegate.approve.decide import decide, parse_choice
 from tunegate.contracts.approval import UNAUTHENTICATED, Decision, Identity, Request, utc_now
+from tunegate.contracts.artifact import produce
 from tunegate.contracts.errors import (
     ApprovalRefused,
     ArtifactError,
@@ -26,11 +27,19 @@ from tunegate.contracts.errors import (
 )
 from tunegate.contracts.files import canonical_json
 from tunegate.contracts.manifest import MANIFEST_NAME, verify
+from tunegate.contracts.verdict import Check, read_verdict
 from tunegate.promote.approved import run as promote_approved
 from tunegate.registry.aliases import history, read_alias, rollback
-from tunegate.registry.approvals import find_request, list_requests, read_decision, read_request, write_decision
+from tunegate.registry.approvals import (
+    find_request,
+    list_requests,
+    read_decision,
+    read_request,
+    write_decision,
+    write_request,
+)
 from tunegate.registry.settings import SigningSettings
-from tunegate.registry.versions import list_versions
+from tunegate.registry.versions import Part, list_versions, publish, show_version
 
 ANN, BOB = Identity("local:ann", "local"), Identity("local:bob", "local")
 
@@ -294,14 +303,14 @@ REPORTS = ["verdict", "parity", "evaluations/base", "evaluations/quantized", "li
 def test_a_swapped_report_is_refused_by_name_when_somebody_approves(
     finished: Any, finish: Callable[..., Any], role: str
 ) -> None:
-    """The other one is whole and its manifest agrees with it: only the request knows that it is another."""
-    digest, other = finished.ask(), finish("two", policy_digest="q" * 64).ask()
+    """The other one is whole and its manifest agrees with it: the version knows that it is another."""
+    digest, other = finished.ask(), finish("two").ask()
     shutil.rmtree(versions(finished, digest) / role)
     shutil.copytree(versions(finished, other) / role, versions(finished, digest) / role)
-    with pytest.raises(ApprovalRefused, match="has changed since") as caught:
+    with pytest.raises(ArtifactError) as caught:
         answer(finished, digest)
-    assert any(item.startswith(f"{role}: is ") for item in caught.value.items)
-    assert any(item.startswith("policy: is qqq") for item in caught.value.items) == (role == "verdict")
+    assert caught.value.items == (f"{role}/{MANIFEST_NAME}: changed",)
+    assert read_decision(finished.storage, digest) is None
 
 
 @pytest.mark.parametrize("role", [*REPORTS, "adapter", "merged", "quantized"])
@@ -348,14 +357,36 @@ def _refused_by_name(finished: Any, digest: str, name: str) -> None:
 
 
 def test_an_edited_manifest_of_the_version_is_refused(finished: Any) -> None:
-    """The roles' digests in it are no part of its own digest: the request holds them too."""
+    """The roles' digests in it are no part of its own digest: they are held against the parts themselves."""
     digest = finished.ask()
     path = versions(finished, digest) / MANIFEST_NAME
     document = json.loads(path.read_text())
     document["parents"]["merged"] = "e" * 64
     path.write_text(json.dumps(document))
-    with pytest.raises(ApprovalRefused, match=f"merged: is {'e' * 64}"):
+    with pytest.raises(ArtifactError, match="parents that its parts do not have: merged"):
         answer(finished, digest)
+
+
+@pytest.mark.parametrize("fault", ["a check that fails", "no check", "other parts"])
+def test_an_approved_version_that_the_gate_did_not_let_through_is_refused(finished: Any, fault: str) -> None:
+    """Version, request and approval were written by hand, and agree with each other."""
+    digest = finished.ask()
+    folder, verdict = finished.folder / "forged", read_verdict(finished.inputs["verdict"])
+    checks = {"a check that fails": (*verdict.checks, Check("margin", "FAIL", "lost")), "no check": ()}
+    subjects = {**verdict.subjects, "merged": "e" * 64} if fault == "other parts" else verdict.subjects
+    forged = dataclasses.replace(verdict, checks=checks.get(fault, verdict.checks), subjects=subjects)
+    made = produce(folder, kind="verdict", parents=subjects, settings={}, build=forged.write)
+    models = {kind: finished.inputs[kind] for kind in ("adapter", "merged", "quantized", "parity")}
+    reports = {f"evaluations/{role}": path for role, path in finished.inputs["evaluations"].items()}
+    parts = {role: Part(path, verify(path)) for role, path in (models | reports).items()}
+    version = publish(finished.storage, {**parts, "verdict": Part(folder, made)})
+    named = dict(show_version(finished.storage, version).parents)
+    asked = dataclasses.replace(read_request(finished.storage, digest), version=version, parts=named)
+    write_request(finished.storage, asked)
+    answer(finished, asked.digest)
+    with pytest.raises(ArtifactError, match="about other artifacts" if fault == "other parts" else "its checks do not"):
+        use(finished, asked.digest)
+    assert read_alias(finished.storage, "champion").record is None
 
 
 # Expiry.
@@ -496,14 +527,31 @@ def test_approval_works_in_a_bucket_as_in_a_folder(finish: Callable[..., Any], g
 # Signatures.
 
 
-def test_what_was_asked_for_signed_is_promoted_signed(finished: Any, tmp_path: Path, key_pair: Any) -> None:
+@pytest.mark.parametrize("required", [True, False])
+def test_what_was_asked_for_signed_is_promoted_signed(
+    finished: Any, tmp_path: Path, key_pair: Any, required: bool
+) -> None:
+    """Whoever signs means it to be verified, whether signatures are required of everybody or not."""
     signing = key_pair(tmp_path)
-    digest = finished.ask(signing=dataclasses.replace(signing, require_signature=True))
+    digest = finished.ask(signing=dataclasses.replace(signing, require_signature=required))
     answer(finished, digest)
-    with pytest.raises(SettingsError, match="method"):  # promoting cannot leave the signature out
+    with pytest.raises(SettingsError, match="--public-key"):  # promoting cannot leave the signature out
         use(finished, digest)
+    assert read_alias(finished.storage, "champion").record is None
     verifying = dataclasses.replace(signing, private_key="")
     assert use(finished, digest, signing=verifying)["signed"] is True
+
+
+def test_a_version_that_is_signed_is_not_promoted_unseen(finished: Any, tmp_path: Path, key_pair: Any) -> None:
+    """Its own request asks for no signature: it is another, earlier one that was made with a key."""
+    signing = key_pair(tmp_path)
+    finished.ask("signed", signing=signing)
+    digest = finished.ask()
+    answer(finished, digest)
+    with pytest.raises(ArtifactError, match="--public-key"):
+        use(finished, digest)
+    assert read_alias(finished.storage, "champion").record is None
+    assert use(finished, digest, signing=dataclasses.replace(signing, private_key=""))["signed"] is True
 
 
 @pytest.mark.parametrize("loss", ["gone", "of another version", "by another key"])

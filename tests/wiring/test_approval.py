@@ -42,6 +42,11 @@ class Run:
     said: str
     signing: SigningSettings
 
+    @property
+    def verified(self) -> list[str]:
+        """What promotion is told of the version, which the run signed."""
+        return ["--public-key", self.signing.public_key]
+
     def inputs(self) -> dict[str, Any]:
         """What the gate judged, as the run left it."""
         report = json.loads((self.folder / "report.json").read_text("utf-8"))
@@ -130,13 +135,14 @@ def test_the_approval_cannot_be_replayed(approved: Run, tmp_path: Path, tiny_dat
     storage = open_storage(approved.registry)
     digest = approved.ask(tmp_path / "asked", "replayed", allow_requester=True)
     answer = ["--registry", approved.registry]
-    for command in (["approve", digest, *answer, "--reason", "once"], ["promote", digest, *answer]):
+    use = ["promote", digest, *answer, *approved.verified]
+    for command in (["approve", digest, *answer, "--reason", "once"], use):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == 0, done.output
     other = publish(storage, {"data": Part(tiny_dataset, verify(tiny_dataset))})
     promote(storage, read_alias(storage, "replayed"), other, verdict="v", attempt="somebody else's")
     before = history(storage, "replayed")
-    replayed = CliRunner().invoke(app, ["promote", digest, *answer])
+    replayed = CliRunner().invoke(app, use)
     assert (replayed.exit_code, "approval was already used" in replayed.stderr) == (1, True), replayed.output
     assert history(storage, "replayed") == before
     assert [record.version for record in before] == [other, read_request(storage, digest).version]
@@ -188,7 +194,10 @@ def test_the_pipelines_approve_and_promote_need_no_run_that_waits(approved: Run,
     with pytest.raises(RuntimeError, match="Nobody has approved"):
         kfp_run(tmp_path, "promote", **place)
     kfp_run(tmp_path, "approve", decision="approve", reason="looks right", **place)
-    kfp_run(tmp_path, "promote", **place)
+    with pytest.raises(RuntimeError, match="nothing to verify it with"):
+        kfp_run(tmp_path, "promote", **place)
+    signing = {"method": "key", "public_key": approved.signing.public_key}
+    kfp_run(tmp_path, "promote", signing=signing, **place)
     record = current(open_storage(approved.registry), "by-pipeline")
     assert record is not None
     assert (record.approval, record.version) == (digest, read_request(open_storage(approved.registry), digest).version)
@@ -213,8 +222,10 @@ def test_what_changed_since_it_was_asked_is_named(approved: Run, tmp_path: Path)
     second = approved.ask(tmp_path / "two", "busy", allow_requester=True)
     for digest in (first, second):
         assert CliRunner().invoke(app, ["approve", digest, *answer, "--reason", "ok"]).exit_code == 0
-    assert CliRunner().invoke(app, ["promote", first, *answer]).exit_code == 0
-    refused = CliRunner().invoke(app, ["promote", second, *answer])
+    unseen = CliRunner().invoke(app, ["promote", first, *answer])
+    assert (unseen.exit_code, "--public-key" in unseen.stderr) == (2, True), unseen.output
+    assert CliRunner().invoke(app, ["promote", first, *answer, *approved.verified]).exit_code == 0
+    refused = CliRunner().invoke(app, ["promote", second, *answer, *approved.verified])
     assert refused.exit_code == 3
     assert "alias busy: promote to" in refused.stderr
     assert len(history(open_storage(approved.registry), "busy")) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from tunegate.approve.page import Asked, request_page
 from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.approve.webhook import tell
-from tunegate.contracts.approval import DECISIONS, Identity, Request, utc_now
+from tunegate.contracts.approval import DECISIONS, Identity, Request, Rules, utc_now
 from tunegate.contracts.approval_rules import refuse_unknown_requester, refuse_unusable
 from tunegate.contracts.artifact import produce, refuse_foreign_output
 from tunegate.contracts.files import pretty_json
@@ -83,7 +83,7 @@ def run(
     """
     check_alias_name(asking.alias)
     refuse_unusable_signing(asking.signing, signs=True)
-    rules = rules_of(asking.settings, require_signature=asking.signing.require_signature)
+    rules = _rules(asking)
     refuse_unusable(rules, where="recipe.approve")
     refuse_unknown_requester(rules, asking.requester)
     storage = open_storage(registry)
@@ -114,6 +114,12 @@ def run(
         settings=document,
         build=lambda folder: _ask(folder, asking, storage, judged, evaluations),
     )
+
+
+def _rules(asking: Asking) -> Rules:
+    """What is signed when it is asked for must be verified when it is promoted."""
+    signed = asking.signing.require_signature or asking.signing.method != "none"
+    return rules_of(asking.settings, require_signature=signed)
 
 
 def _ask(folder: Path, asking: Asking, storage: Storage, judged: Judged, evaluations: Mapping[str, Path]) -> None:
@@ -152,7 +158,7 @@ def _request(asking: Asking, storage: Storage, version: str, judged: Judged) -> 
     now = utc_now()
     alias = read_alias(storage, asking.alias)  # read after the upload, which may take long
     pointed = current(storage, asking.alias)
-    rules = rules_of(asking.settings, require_signature=asking.signing.require_signature)
+    rules = _rules(asking)
     minimum = refuse_looser(storage, rules)
     expires = now + datetime.timedelta(seconds=asking.settings.expires_seconds)
     return Request(

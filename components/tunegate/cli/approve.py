@@ -52,6 +52,7 @@ def _answer(request: str, decision: str, registry: str, reason: str, as_json: bo
         console.print(Text(said), soft_wrap=True)
         if answered.decision == "approve":
             waiting = f"a run that waits goes on; otherwise: tunegate promote {asked.digest[:12]} --registry {registry}"
+            waiting += " --public-key KEY" if asked.rules.require_signature else ""
             console.print(Text(waiting), soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ from tunegate.contracts.progress import say
 from tunegate.promote.outcome import Outcome, refuse_used, write_outcome
 from tunegate.registry.aliases import Alias, history, promote, read_alias
 from tunegate.registry.approvals import find_request, read_decision
+from tunegate.registry.judged import refuse_unjudged
 from tunegate.registry.requested import refuse_changed, refuse_changed_parts
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.registry.signatures import fetch_signed_version
@@ -38,7 +39,8 @@ def run(signing: SigningSettings, *, registry: str, request: str, output: Path) 
     Raises:
         InputError: when there is no such registry or request.
         ApprovalRefused: when nobody approved it, the approval does not count, or something changed since, naming what.
-        ArtifactError: naming each file of the version that is not its own, or why its signature does not count.
+        ArtifactError: naming each file of the version that is not its own, why its signature does not count, or what
+            the verdict is not about.
         ConflictError: when the approval was used before and the alias was moved since.
     """
     storage = open_storage(registry)
@@ -83,6 +85,7 @@ def _promote(folder: Path, storage: Storage, request: Request, decision: Decisio
         say("promote", f"verifying {request.version[:12]} in {storage.uri}")
         fetch_signed_version(storage, request.version, copy, signing)
         verdict = refuse_changed_parts(request, copy)
+        refuse_unjudged(verdict, request.parts)
     alias = Alias(request.alias, read_alias(storage, request.alias).record, request.generation)
     move = promote(
         storage,

@@ -11,7 +11,10 @@ from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.registry.aliases import Alias
+from tunegate.registry.lineage import ROLE
 from tunegate.registry.versions import Part
+
+_NOT_JUDGED = ("verdict", ROLE)
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,21 @@ def read_judged(
     if serving is not None:
         parts["serving"] = _part(serving, "serving")
     judged = Judged(parts, read_verdict(verdict))
-    refuse_other_subjects(judged.verdict, {role: d for role, d in judged.digests.items() if role != "verdict"})
-    refuse_unless_passed(judged.verdict)
+    refuse_unjudged(judged.verdict, judged.digests)
     return judged
+
+
+def refuse_unjudged(verdict: Verdict, digests: Mapping[str, str]) -> None:
+    """Lets through what the verdict is about and says PASS of, however it is promoted.
+
+    Args:
+        verdict: the gate's.
+        digests: part → content digest; the verdict itself and the lineage are judged by nobody.
+
+    Errors are those of :func:`refuse_other_subjects` and :func:`refuse_unless_passed`.
+    """
+    refuse_other_subjects(verdict, {role: d for role, d in digests.items() if role not in _NOT_JUDGED})
+    refuse_unless_passed(verdict)
 
 
 def refuse_other_champion(judged: Judged, alias: Alias) -> None:

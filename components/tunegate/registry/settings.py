@@ -42,5 +42,6 @@ def refuse_unusable_signing(settings: SigningSettings, *, signs: bool) -> None:
             "recipe.signing is incomplete.",
             seen=f"method {settings.method!r} without {', '.join(missing)}",
             expected="what a version is signed with and what its signature is verified with",
-            remedy=f"add {', '.join(missing)} to the section 'signing'",
+            remedy=f"add {', '.join(missing)} to the section 'signing'"
+            + ("" if signs else "; on the command line, name the key with --public-key"),
         )

@@ -87,10 +87,11 @@ def verify_signature(storage: Storage, version: str, folder: Path, settings: Sig
         settings: whose signature counts.
 
     Returns:
-        False when it is not signed and need not be, or is signed and there is nothing to verify it with.
+        False when it is not signed and need not be.
 
     Raises:
-        ArtifactError: when it must be signed and is not, when a file is not what was signed, or another key signed it.
+        ArtifactError: when it must be signed and is not, when it is signed and there is nothing to verify that with,
+            when a file is not what was signed, or another key signed it.
     """
     signature = read_signature(storage, version)
     if signature is None:
@@ -98,7 +99,8 @@ def verify_signature(storage: Storage, version: str, folder: Path, settings: Sig
             raise _refused(storage, version, "no signature", "sign it, or promote another version")
         return False
     if settings.method == "none":
-        return False
+        remedy = "name the signer: --public-key on the command line, the section 'signing' in a pipeline"
+        raise _refused(storage, version, "a signature, and nothing to verify it with", remedy)
     with tempfile.TemporaryDirectory(prefix="tunegate-signature-") as scratch:
         bundle = Path(scratch) / "bundle.json"
         bundle.write_bytes(signature)
