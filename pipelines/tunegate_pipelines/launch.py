@@ -19,6 +19,7 @@ from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import badge, facts, paragraph, table
 from tunegate.preflight.lint import Linted, refuse
+from tunegate.quantize.legacy.environment import check_environment
 from tunegate.registry.minimum import refuse_looser, refuse_unasked
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import SECTIONS
@@ -45,6 +46,7 @@ def launch_check(
     sections = resolve(form, recipe)
     check_destination(sections, registry)
     check_own_tasks(sections)
+    check_environment(sections["quantize"]["backend"], given=sections["quantize"]["legacy_python"])
     for address in (registry, checkpoint_uri):
         refuse_unreachable(address)
     linted = lint_recipe(sections, base_model=base_model, dataset=dataset)

@@ -17,6 +17,7 @@ from tunegate.approve.identity import on_this_machine
 from tunegate.contracts.errors import InputError, Interrupted, RunError, SettingsError
 from tunegate.contracts.manifest import MANIFEST_NAME
 from tunegate.preflight.lint import Linted, refuse
+from tunegate.quantize.legacy.environment import check_environment
 from tunegate.registry.minimum import read_minimum
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.addresses import local_addresses, registry_made
@@ -60,6 +61,7 @@ def check_recipe(recipe: Recipe) -> Linted:
     sections = resolve(form_settings(recipe), recipe.sections)
     check_destination(sections, recipe.form["registry"])
     check_own_tasks(sections)
+    check_environment(sections["quantize"]["backend"], given=sections["quantize"]["legacy_python"])
     return _linted(sections, recipe.form)
 
 

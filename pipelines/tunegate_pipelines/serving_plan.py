@@ -10,7 +10,7 @@ from typing import Any
 from tunegate.contracts.schemes import AUTO_SCHEME, SCHEMES
 from tunegate.contracts.vllm import THIS_MACHINE
 from tunegate.preflight.model_shape import ModelShape, model_shape
-from tunegate.preflight.scheme_choice import SchemeFit, choose_scheme, fit_scheme, quantized_widths
+from tunegate.preflight.scheme_choice import SchemeFit, choose_scheme, fit_format, fit_scheme, quantized_widths
 from tunegate.preflight.served_weights import plain_bytes, served_bytes
 from tunegate.preflight.serving_targets import TARGETS, Target
 from tunegate.preflight.this_machine import this_machine
@@ -38,6 +38,7 @@ class ServingPlan:
     Attributes:
         asked: the recipe's target, or this machine; empty when it is neither.
         scheme: the recipe's scheme.
+        backend: what makes it; the targets' cells are about llmcompressor's format.
         targets: every target.
         weights: scheme → bytes of its weights; without those whose groups fit no layer.
         plain: bytes of the weights in 16 bits.
@@ -45,6 +46,7 @@ class ServingPlan:
 
     asked: str
     scheme: str
+    backend: str
     targets: tuple[Served, ...]
     weights: Mapping[str, int]
     plain: int
@@ -61,7 +63,7 @@ class ServingPlan:
             return None
         if self.scheme == AUTO_SCHEME:
             return served.auto
-        return next(fit for fit in served.fits if fit.scheme == self.scheme)
+        return fit_format(self.backend, next(fit for fit in served.fits if fit.scheme == self.scheme))
 
     def to_json(self) -> dict[str, Any]:
         """For scripts. Sizes are in bytes."""
@@ -98,6 +100,7 @@ def serving_plan(config: Mapping[str, Any], quantize: Mapping[str, Any]) -> Serv
     return ServingPlan(
         asked=this_machine().target if name == THIS_MACHINE else name,
         scheme=quantize["scheme"],
+        backend=quantize["backend"],
         targets=tuple(_served(target, widths, quantize["group_size"]) for target in TARGETS.values()),
         weights=_weights(shape, widths, quantize["group_size"]),
         plain=plain_bytes(shape),

@@ -110,6 +110,19 @@ def test_alias_registry_and_bucket_that_cannot_be_used_are_refused_before_traini
     assert not Path(page.path).exists()
 
 
+def test_a_backend_without_its_environment_is_refused_before_training_with_what_a_cluster_can_do(
+    page: FakeArtifact, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pipeline's first task stands in for a cluster here: its image holds no AutoAWQ, as quantize's holds none."""
+    quantize = {**RECIPE["quantize"], "backend": "autoawq", "legacy_python": "/nowhere/python"}
+    recipe = {**UNASKED, "quantize": quantize}
+    with pytest.raises(SystemExit) as caught:
+        launch_check({"scheme": "W4A16_ASYM"}, recipe, base_model="", dataset="", registry="/data/registry", page=page)
+    assert caught.value.code == 2 and not Path(page.path).exists()
+    said = capsys.readouterr().err
+    assert "no environment to run autoawq" in said and "on a cluster there is none" in said
+
+
 def test_buckets_that_answer_pass_the_check(page: FakeArtifact, gcs_bucket: str) -> None:
     places = {"registry": f"{gcs_bucket}/models", "checkpoint_uri": f"{gcs_bucket}/checkpoints"}
     told = launch_check({}, UNASKED, base_model="", dataset="", **places, page=page)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from tunegate.contracts.errors import SettingsError
 from tunegate_pipelines import form
 from tunegate_pipelines.lint_recipe import RULE
 from tunegate_pipelines.local import check_recipe
@@ -32,3 +35,9 @@ def test_rows_that_are_not_at_hand_are_said_not_to_be_checked() -> None:
     found = check_recipe(read_recipe(DEMO, ["dataset=org/rows@abc"]))
     assert RULE in {unchecked.rule for unchecked in found.unchecked}
     assert found.told == ()
+
+
+def test_a_backend_without_its_environment_is_refused_before_anything_is_started() -> None:
+    changes = ["scheme=W4A16_ASYM", "quantize.backend=autoawq", "quantize.legacy_python=/nowhere/python"]
+    with pytest.raises(SettingsError, match="no environment to run autoawq"):
+        check_recipe(read_recipe(DEMO, changes))

@@ -117,6 +117,7 @@ FIRES: list[tuple[str, str, dict[str, Any]]] = [
     ("scheme-kernel", "error", {**FLOAT8, "quantize.scheme": "FP8", "quantize.serving_target": "vllm-cpu-amx"}),
     ("scheme-kernel", "warning", {**FLOAT8, "quantize.serving_target": "vllm-cuda-sm80"}),
     ("scheme-kernel", "warning", {**FLOAT8, "quantize.scheme": "FP8"}),
+    ("scheme-kernel", "warning", {"quantize.backend": "auto_gptq"}),
     ("scheme-target", "error", {"quantize.scheme": "auto", "quantize.serving_target": "auto"}),
     ("calibration-rows", "error", {"prepare.num_calibration_samples": 1}),
     ("calibration-data", "error", {**MANY, "rows": Sample(127, CHAT)}),

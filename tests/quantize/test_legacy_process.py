@@ -1,5 +1,6 @@
 """The backends of another environment: what can be known without it, and what its process says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 
 from tunegate.contracts.errors import ModelError, RunError, SettingsError, error_line
 from tunegate.quantize.calibration import Calibration
-from tunegate.quantize.legacy.environment import PYTHON_VARIABLE, USUAL_PLACE, find_python
+from tunegate.quantize.legacy.environment import PYTHON_VARIABLE, USUAL_PLACE, check_environment, find_python
 from tunegate.quantize.legacy.job import Job, read_job
 from tunegate.quantize.legacy.model_files import old_config
 from tunegate.quantize.legacy.process import run_worker
@@ -57,6 +58,17 @@ def test_an_environment_that_cannot_run_autoawq_is_named_before_the_model_is_loa
         run(settings, model=make_base(hidden=128), dataset=tiny_dataset, output=tmp_path / "out")
     assert python in caught.value.seen and seen in caught.value.seen
     assert "make quantize-legacy-environment" in caught.value.remedy and not list(tmp_path.iterdir())
+
+
+def test_auto_gptq_without_a_gpu_is_refused_before_anything_is_spent(tmp_path) -> None:
+    check_environment("llmcompressor")
+    without = _python(tmp_path, "")
+    without.write_text('#!/bin/sh\ncase "$3" in *cuda*) exit 1;; esac\n', "utf-8")
+    check_environment("autoawq", given=str(without))
+    with pytest.raises(SettingsError, match="GPU alone") as caught:
+        check_environment("auto_gptq", given=str(without))
+    assert "llmcompressor" in caught.value.remedy
+    check_environment("auto_gptq", given=str(_python(tmp_path / "with")))
 
 
 @pytest.mark.parametrize("backend", ["autoawq", "auto_gptq"])
@@ -108,6 +120,27 @@ def test_the_worker_gets_the_job_and_imports_only_the_light_part_of_the_package(
     loaded = "import sys, tunegate.quantize.legacy.worker; print([m for m in ('torch', 'numpy') if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_the_worker_imports_nothing_from_the_folder_one_stands_in_and_sees_no_token(tmp_path, monkeypatch) -> None:
+    """A ``torch.py`` beside the recipe would be run in the name of the library."""
+    told = tmp_path / "told"
+    for folder in (tmp_path / "here", tmp_path / "path"):
+        folder.mkdir()
+        (folder / "torch.py").write_text(f"open({str(told)!r}, 'w').write('executed')\n", "utf-8")
+    seen = "import json, os, sys; json.dump([os.environ.copy(), os.getcwd(), sys.path], open(sys.argv[1], 'w'))"
+    (tmp_path / "see.py").write_text(seen, "utf-8")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    # The worker itself, by a Python of the same kind: it ends where AutoAWQ is not found, after it has imported torch.
+    does = f'{sys.executable} {tmp_path / "see.py"} {tmp_path / "seen.json"}; exec {sys.executable} "$@"'
+    with pytest.raises(RunError, match="autoawq ended") as caught:
+        run_worker(_work(tmp_path), _python(tmp_path, does))
+    assert "No module named 'awq'" in caught.value.items[-1] and not told.exists()
+    environment, stands_in, imports_from = json.loads((tmp_path / "seen.json").read_text("utf-8"))
+    assert "HF_TOKEN" not in environment and environment["PYTHONSAFEPATH"] == environment["PYTHONNOUSERSITE"] == "1"
+    assert not {str(tmp_path / "here"), str(tmp_path / "path")} & {stands_in, *imports_from}
 
 
 def test_the_worker_ends_with_the_step_that_started_it(tmp_path) -> None:

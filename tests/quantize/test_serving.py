@@ -40,6 +40,17 @@ def test_what_answers_otherwise_than_it_is_evaluated_is_said(capsys: pytest.Capt
     assert "answers otherwise" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("backend", "scheme"), [("autoawq", "W4A16_ASYM"), ("auto_gptq", "W4A16")])
+@pytest.mark.parametrize("target", ["vllm-cuda-sm90", "vllm-cpu-avx2"])
+def test_nothing_is_promised_of_a_format_that_was_not_measured(
+    backend: str, scheme: str, target: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = QuantizeSettings(backend=backend, scheme=scheme, serving_target=target)
+    made, fit = decide(settings, {"q_proj": 256})
+    assert made == settings and fit is not None and fit.served == "not known"
+    assert f"not measured for {backend}'s format" in fit.reason and fit.reason in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("changes", [{"group_size": 64}, {"algorithm": "awq"}, {"n_grid": 5}, {"dampening_frac": 0.1}])
 def test_a_setting_that_no_scheme_reads_yet_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(SettingsError, match="while the scheme is auto"):

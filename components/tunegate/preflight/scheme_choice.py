@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tunegate.contracts.errors import SettingsError
-from tunegate.contracts.schemes import AUTO_SCHEME
+from tunegate.contracts.schemes import AUTO_SCHEME, LLMCOMPRESSOR
 from tunegate.preflight.model_shape import ModelShape
 from tunegate.preflight.serving_targets import Served, Target
+
+_OF_OTHER_FORMATS = "no measurement; serve_check asks the serving engine itself"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,22 @@ def fit_scheme(scheme: str, target: Target, widths: Mapping[str, int], *, asked:
     return SchemeFit(scheme, target.name, cell.served, fitting[0], cell.reason, cell.source)
 
 
+def fit_format(backend: str, fit: SchemeFit) -> SchemeFit:
+    """What is known of a scheme in the format of the backend that makes it.
+
+    The table is about compressed-tensors, which llmcompressor writes. vLLM takes the formats of AutoAWQ and AutoGPTQ
+    by other code, with other kernels behind it: what holds for the one is no promise for the others.
+
+    Args:
+        backend: what quantizes.
+        fit: the scheme in compressed-tensors.
+    """
+    if backend == LLMCOMPRESSOR:
+        return fit
+    reason = f"not measured for {backend}'s format; the table is about compressed-tensors, where it is {fit.served!r}"
+    return replace(fit, served="not known", reason=f"{reason}: {fit.reason}", source=_OF_OTHER_FORMATS)
+
+
 def choose_scheme(target: Target, widths: Mapping[str, int]) -> SchemeFit:
     """The first scheme in the target's order that is served there as it is evaluated, with groups that fit.
 
@@ -85,13 +103,15 @@ def choose_scheme(target: Target, widths: Mapping[str, int]) -> SchemeFit:
     raise AssertionError(f"{target.name} serves no scheme: the table is wrong")
 
 
-def refuse_unserved(scheme: str, target: Target, widths: Mapping[str, int], *, asked: int = 0) -> SchemeFit:
+def refuse_unserved(
+    scheme: str, target: Target, widths: Mapping[str, int], *, asked: int = 0, backend: str = LLMCOMPRESSOR
+) -> SchemeFit:
     """What becomes of a scheme on a target, where it can be served at all.
 
     Raises:
         SettingsError: with the table's reason, and the scheme that can be served.
     """
-    found = fit_scheme(scheme, target, widths, asked=asked)
+    found = fit_format(backend, fit_scheme(scheme, target, widths, asked=asked))
     if found.served == "no":
         raise SettingsError(
             f"{scheme} cannot be served on {target.name}.",

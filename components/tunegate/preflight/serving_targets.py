@@ -15,8 +15,9 @@ from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.vllm import GROUP_SIZES, SERVING_TARGETS, VLLM
 
 #: ``as evaluated``: the arithmetic that transformers does. ``otherwise``: it answers, from other numbers than were
-#: judged. ``no``: it does not start, fails at the first request, or answers from a wrong product.
-Served = Literal["as evaluated", "otherwise", "no"]
+#: judged. ``no``: it does not start, fails at the first request, or answers from a wrong product. ``not known``: in a
+#: format that no cell is about.
+Served = Literal["as evaluated", "otherwise", "no", "not known"]
 
 
 @dataclass(frozen=True)

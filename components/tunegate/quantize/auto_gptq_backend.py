@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tunegate.quantize.legacy.environment import find_python
+from tunegate.contracts.schemes import AUTO_GPTQ
+from tunegate.quantize.legacy.environment import DISTRIBUTIONS, find_python
 from tunegate.quantize.legacy.layers import check_all_inner_layers
 from tunegate.quantize.legacy.process import run_worker
 from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import Work
-
-DISTRIBUTION = "auto-gptq"
 
 
 def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> None:
@@ -20,10 +19,10 @@ def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> No
     Raises:
         SettingsError: when its environment is absent, or a layer is left out that it would quantize.
     """
-    find_python(DISTRIBUTION, given=settings.legacy_python)
+    find_python(DISTRIBUTIONS[AUTO_GPTQ], given=settings.legacy_python)
     check_all_inner_layers(settings.backend, source, layers)
 
 
 def quantize(work: Work) -> None:
     """Quantizes in AutoGPTQ's environment."""
-    run_worker(work, find_python(DISTRIBUTION, given=work.settings.legacy_python))
+    run_worker(work, find_python(DISTRIBUTIONS[AUTO_GPTQ], given=work.settings.legacy_python))

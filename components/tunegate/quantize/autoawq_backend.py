@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tunegate.contracts.errors import SettingsError
-from tunegate.quantize.legacy.environment import find_python
+from tunegate.contracts.schemes import AUTOAWQ
+from tunegate.quantize.legacy.environment import DISTRIBUTIONS, find_python
 from tunegate.quantize.legacy.layers import check_all_inner_layers
 from tunegate.quantize.legacy.process import run_worker
 from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import Work
 from tunegate.tensors.shards import model_specs
-
-DISTRIBUTION = "autoawq"
 
 #: AutoAWQ clips so many outputs at a time (awq/quantize/quantizer.py, ``_compute_best_clip``).
 _OUTPUTS = 64
@@ -26,7 +25,7 @@ def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> No
         SettingsError: when its environment is absent, a layer is left out that it would quantize, or one has outputs
             that it cannot divide.
     """
-    find_python(DISTRIBUTION, given=settings.legacy_python)
+    find_python(DISTRIBUTIONS[AUTOAWQ], given=settings.legacy_python)
     check_all_inner_layers(settings.backend, source, layers)
     shapes = {name: model_specs(source)[f"{name}.weight"].shape for name in layers}
     if unfit := [f"{name} (outputs {shape[0]})" for name, shape in shapes.items() if shape[0] % _OUTPUTS]:
@@ -41,4 +40,4 @@ def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> No
 
 def quantize(work: Work) -> None:
     """Quantizes in AutoAWQ's environment."""
-    run_worker(work, find_python(DISTRIBUTION, given=work.settings.legacy_python))
+    run_worker(work, find_python(DISTRIBUTIONS[AUTOAWQ], given=work.settings.legacy_python))

@@ -81,11 +81,8 @@ def linear_widths(folder: Path, *, ignore: Sequence[str]) -> dict[str, int]:
     """
     import torch
     from compressed_tensors.utils import match_named_modules
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = without_memory(folder)
     linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
     for entry in ignore:
         if not any(match_named_modules(model, [entry])):
@@ -93,6 +90,16 @@ def linear_widths(folder: Path, *, ignore: Sequence[str]) -> dict[str, int]:
     chosen = {name: int(module.in_features) for name, module in match_named_modules(model, ["Linear"], list(ignore))}
     _check_targets(model, linear, chosen)
     return chosen
+
+
+def without_memory(folder: Path) -> Any:
+    """The architecture of a model folder, on meta tensors: modules with names and shapes, and no weights."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def _unknown_layer(entry: str, names: Sequence[str]) -> SettingsError:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tunegate.contracts.progress import Progress, say
 from tunegate.contracts.schemes import AWQ, GPTQ
+from tunegate.quantize.awq_layers import check_rescaled_whole
 from tunegate.quantize.calibration import Calibration
 from tunegate.quantize.settings import QuantizeSettings
 from tunegate.quantize.work import STEP, Work
@@ -34,7 +35,13 @@ _EXPECTED = (
 
 
 def check(settings: QuantizeSettings, source: Path, layers: Sequence[str]) -> None:
-    """Takes every linear layer of every architecture, and any choice of them."""
+    """Takes every linear layer of every architecture, and any choice of them that AWQ does not rescale in part.
+
+    Raises:
+        SettingsError: naming the layers that AWQ would rescale though they are to stay as they are.
+    """
+    if settings.made_by == AWQ:
+        check_rescaled_whole(source, layers)
 
 
 def quantize(work: Work) -> None:

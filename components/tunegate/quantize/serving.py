@@ -42,7 +42,9 @@ def decide(settings: QuantizeSettings, widths: Mapping[str, int]) -> tuple[Quant
         found = choose_scheme(target, widths)
         say(STEP, f"scheme {AUTO_SCHEME} on {target.name}: {found.scheme}; {found.reason}")
         return replace(settings, scheme=found.scheme), found
-    found = refuse_unserved(settings.scheme, target, widths, asked=settings.group_size)
-    if found.served != "as evaluated":
+    found = refuse_unserved(settings.scheme, target, widths, asked=settings.group_size, backend=settings.backend)
+    if found.served == "not known":
+        say(STEP, f"{settings.scheme} on {target.name}: {found.reason}")
+    elif found.served != "as evaluated":
         say(STEP, f"{settings.scheme} on {target.name} answers otherwise than it is evaluated: {found.reason}")
     return settings, found

@@ -12,30 +12,19 @@ from tunegate.contracts.errors import AdapterError, SettingsError
 from tunegate.contracts.files import read_json_object
 from tunegate.contracts.vllm import SERVED_RANK, SERVED_RANKS, smallest_served
 from tunegate.serving.environment import ServeEnvironment
+from tunegate.serving.isolation import isolated
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 #: The key-value cache on a CPU. vLLM's own rule takes 92 % of all memory, and does not start where less is free.
 CPU_KV_CACHE_BYTES = 4 << 30
 
-#: What vLLM may see of our environment. Everything else stays here: it would print or pass on a token.
-PASSED_ON = (
-    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "XDG_CACHE_HOME",
-    "XDG_CONFIG_HOME", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES",
-    "NVIDIA_DRIVER_CAPABILITIES", "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "VLLM_CACHE_ROOT",
-    "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU",
-)  # fmt: skip
+#: What vLLM may see of our environment beyond what every process does.
+_PASSED_ON = ("VLLM_CACHE_ROOT", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU")
 
-#: What every vLLM is told: it reaches no hub, reports to nobody, and imports nothing from the folder it is started in.
-TOLD: Mapping[str, str] = {
-    "HF_HUB_OFFLINE": "1",
-    "TRANSFORMERS_OFFLINE": "1",
+#: What every vLLM is told beyond what every process is.
+_TOLD: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "NO_COLOR": "1",
-    "PYTHONUNBUFFERED": "1",
-    "PYTHONNOUSERSITE": "1",
-    "PYTHONSAFEPATH": "1",
     "VLLM_CPU_INT4_W4A8": "0",  # with AMX, 4-bit weights would be multiplied by 8-bit activations that nobody judged
 }
 
@@ -130,8 +119,7 @@ def process_environment(engine: Engine, ours: Mapping[str, str]) -> dict[str, st
         engine: what is served.
         ours: the environment of this process.
     """
-    passed_on = {name: ours[name] for name in PASSED_ON if name in ours}
-    return {**passed_on, **TOLD, **engine.environment}
+    return {**isolated(ours, passed_on=_PASSED_ON), **_TOLD, **engine.environment}
 
 
 def _check(engine: Engine, where: ServeEnvironment, served_name: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from tunegate.contracts.schemes import AUTO_SCHEME, SCHEMES, algorithm_of, is_calibrated
 from tunegate.contracts.vllm import GROUP_SIZES
 from tunegate.preflight.rule import Context, Remark, Sections
-from tunegate.preflight.scheme_choice import fit_scheme, instead, quantized_widths
+from tunegate.preflight.scheme_choice import fit_format, fit_scheme, instead, quantized_widths
 from tunegate.preflight.serving_targets import TARGETS
 from tunegate.preflight.steps import training_rows
 
@@ -65,14 +65,16 @@ def calibration_data(context: Context) -> Iterator[Remark]:
 
 
 def scheme_kernel(context: Context) -> Iterator[Remark]:
-    """A scheme that the serving target cannot run, or runs otherwise than it is evaluated."""
+    """A scheme that the serving target cannot run, or runs otherwise than it is evaluated, or nobody knows how."""
     quantize, target = context.of("quantize"), context.target
-    found = fit_scheme(quantize["scheme"], target, {}, asked=quantize["group_size"])
+    backend = quantize["backend"]
+    found = fit_format(backend, fit_scheme(quantize["scheme"], target, {}, asked=quantize["group_size"]))
     if found.served != "as evaluated":
+        known = "set backend: llmcompressor, whose format was measured"
         yield Remark(
             "error" if found.served == "no" else "warning",
             f"quantize.scheme {found.scheme} on {target.name}: {found.reason} ({found.source})",
-            instead(target, {}),
+            known if found.served == "not known" else instead(target, {}),
         )
 
 

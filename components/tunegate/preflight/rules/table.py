@@ -138,7 +138,8 @@ RULES: Sequence[Rule] = (
     ),
     Rule(
         "scheme-kernel",
-        "a scheme without a kernel on the serving target, or with another arithmetic there",
+        "a scheme without a kernel on the serving target, or with another arithmetic there, or in a format that "
+        "was not measured",
         judging.scheme_kernel,
         "vLLM 0.32; preflight/serving_targets.py",
         needs=("serving_target",),

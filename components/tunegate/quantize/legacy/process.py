@@ -14,6 +14,7 @@ from tunegate.contracts.errors import ERROR_LINE, RunError, TunegateError, error
 from tunegate.quantize.legacy.job import Job
 from tunegate.quantize.work import STEP, Work
 from tunegate.serving import guard
+from tunegate.serving.isolation import isolated
 
 #: How long a worker may take to end by itself when the step is stopped.
 _STOP_SECONDS = 5.0
@@ -49,7 +50,13 @@ def run_worker(work: Work, python: Path) -> None:
         command = [sys.executable, guard.__file__, str(os.getpid()), str(_STOP_SECONDS)]
         command += [str(python), "-m", "tunegate.quantize.legacy.worker", str(path)]
         with subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", env=_environment()
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            env=_environment(),
+            cwd=scratch,  # a Python before 3.11 knows no PYTHONSAFEPATH, and imports from the folder it stands in
         ) as process:
             assert process.stderr is not None
             try:
@@ -61,9 +68,8 @@ def run_worker(work: Work, python: Path) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, without its import path and its network: nothing is fetched, and nothing else is imported."""
-    offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(_SOURCES)}
-    return {**os.environ, **offline}
+    """Nothing is fetched, and nothing imported but the other environment's packages and the light part of this one."""
+    return {**isolated(os.environ), "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(_SOURCES)}
 
 
 def _relay(lines: Iterable[str]) -> list[str]:
