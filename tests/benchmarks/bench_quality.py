@@ -71,8 +71,10 @@ def quantize(run: str, scheme: str, algorithm: str) -> None:
 
 def judge(run: str, folder: str, rows: int) -> None:
     """Tells loss and calls of a model folder, or of the adapter on its base."""
+    from tunegate.evaluate.asked import read_tasks
     from tunegate.evaluate.documents import documents, read_rows
     from tunegate.evaluate.harness import measure as ask
+    from tunegate.evaluate.harness_model import harness_model
     from tunegate.evaluate.settings import EvaluateSettings
     from tunegate.models.load import load_causal_lm, load_tokenizer
     from tunegate.models.quiet import quiet
@@ -86,8 +88,16 @@ def judge(run: str, folder: str, rows: int) -> None:
         else:
             model, tokenizer = load_as_trained(base, adapter, read_training(adapter) or {}), load_tokenizer(base)
         docs = documents(tokenizer, read_rows(artifact(run, "prepare/prepared"), limit=rows))
-        settings = EvaluateSettings(tasks=("tool_call", "completion_perplexity"), limit=rows, max_new_tokens=96)
-        found = ask(settings, model=model, tokenizer=tokenizer, docs=docs)
+        settings = EvaluateSettings(
+            tasks=("tool_call", "completion_perplexity"), limit=rows, max_new_tokens=96, noise_rows=0
+        )
+
+        def make_model(rendered: bool, rows_at_once: int) -> Any:
+            return harness_model(model, tokenizer, batch_size=rows_at_once, rendered=rendered)
+
+        found = {}
+        for task in read_tasks(settings.tasks):
+            found |= ask(task, settings, make_model=make_model, docs=docs, templated=True)
     weights = sum(path.stat().st_size for path in Path(folder or adapter).glob("*.safetensors"))
     calls, loss = found["tool_call"].aggregates, found["completion_perplexity"].aggregates
     tell({"bytes": weights, "valid": calls["valid"], "exact": calls["exact"], "loss": loss["nll"]})
