@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunegate.contracts.errors import AdapterError
+from tunegate.models.nf4_kernel import kernel_is_right
 from tunegate.tensors.nf4 import round_trip
 
 torch = pytest.importorskip("torch")
@@ -40,8 +41,16 @@ def test_whichever_rows_are_asked_for_they_are_those_of_the_whole_weight_in_bits
     packed, state = functional.quantize_4bit(
         weight.to(getattr(torch, dtype)), blocksize=block_size, compress_statistics=double_quant, quant_type="nf4"
     )
-    ours = by_rows(weight, step, block_size=block_size, double_quant=double_quant, weight_dtype=dtype)
-    assert torch.equal(ours, functional.dequantize_4bit(packed, state))
+    held = functional.dequantize_4bit(packed, state)
+    how: dict[str, Any] = {"block_size": block_size, "double_quant": double_quant, "weight_dtype": dtype}
+    if not kernel_is_right(inputs, block_size, dtype):  # as on a CPU with AVX512 at 96 inputs and blocks of 64
+        return  # refused before anything is asked of it: tests/models/test_nf4_kernel.py
+    assert torch.equal(by_rows(weight, step, **how), held)
+    blocks = -(-weight.numel() // block_size)
+    scales = torch.nn.functional.pad(weight.flatten().abs(), (0, blocks * block_size - weight.numel()))
+    scales = scales.view(-1, block_size).amax(1).repeat_interleave(block_size)[: weight.numel()].view(weight.shape)
+    error = (held.float() - weight).abs() / scales  # half the widest gap of NF4's grid, and the scale's own rounding
+    assert float(error.max()) < 0.16 + (0.06 if double_quant else 0) + (0.01 if dtype != "float32" else 0)
 
 
 @pytest.mark.parametrize("double_quant", [True, False])

@@ -13,6 +13,7 @@ from tunegate.contracts.errors import AdapterError
 from tunegate.contracts.manifest import FileEntry
 from tunegate.contracts.progress import ByteProgress
 from tunegate.merge.block import Block, Change, Replacement, Shift, copied_block, merged_block
+from tunegate.models.nf4_kernel import refuse_wrong_kernel
 from tunegate.tensors.adapter import Changes
 from tunegate.tensors.adapter_config import ADAPTER_WEIGHTS
 from tunegate.tensors.lora import LoraPair, read_update
@@ -95,14 +96,21 @@ def merge_shards(
     Raises:
         AdapterError: when the merge changed nothing, a pair was left unused, made values that are not finite, or the
             adapter was trained on other embeddings or on modules that the base does not have.
-        ModelError: when the base is damaged.
+        ModelError: when the base is damaged, or this machine cannot compute its 4-bit form.
     """
     from safetensors import safe_open
 
     stored = {name: read_specs(base / name) for name in shard_names(base)}
     shards = _written(stored, changes, dtype)
     round_tripped = {f"{module}.weight" for module in (four_bit or {}).get("modules", ())}
-    _refuse_missing_round_trips(round_tripped - {tensor for specs in stored.values() for tensor in specs})
+    whole = {tensor: spec for specs in stored.values() for tensor, spec in specs.items()}
+    _refuse_missing_round_trips(round_tripped - whole.keys())
+    if four_bit:
+        refuse_wrong_kernel(
+            {tensor: whole[tensor].shape[1] for tensor in sorted(round_tripped)},
+            block_size=four_bit["block_size"],
+            weight_dtype=four_bit["weight_dtype"],
+        )
     progress = ByteProgress("merge", sum(weight.written.size_bytes for ws in shards.values() for weight in ws))
     files: list[FileEntry] = []
     figures: dict[str, list[tuple[int, float, float]]] = defaultdict(list)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.models.load import compute_dtype, load_causal_lm
+from tunegate.models.nf4_kernel import refuse_wrong_kernel
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,18 @@ def load_four_bit(folder: Path, *, dtype: str, quant_type: str, double_quant: bo
     )
     model = load_causal_lm(folder, dtype=dtype, quantization=quantization)
     _keep_canonical(model)
+    _refuse_wrong_kernel(model, str(compute_dtype(dtype)).removeprefix("torch."))
     return model
+
+
+def _refuse_wrong_kernel(model: Any, dtype: str) -> None:
+    import bitsandbytes
+
+    held = {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    inputs = {name: m.in_features for name, m in held.items() if m.weight.device.type == "cpu"}
+    if inputs:
+        block_size = next(iter(held.values())).weight.quant_state.blocksize
+        refuse_wrong_kernel(inputs, block_size=block_size, weight_dtype=dtype)
 
 
 def _keep_canonical(model: Any) -> None:

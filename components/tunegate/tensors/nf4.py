@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ class RoundTrip:
         """The dequantized rows, in the dtype of the training."""
         from bitsandbytes import functional
 
-        step = _whole_rows(self.shape, self.block_size)
+        step = _whole_rows(self.shape[1], self.block_size)
         first = rows.start // step * step
         last = min(-(-rows.stop // step) * step, self.shape[0])
         packed, state = functional.quantize_4bit(
@@ -100,14 +101,14 @@ def _scales(rows: Any, block_size: int) -> Any:
     return torch.cat([scales, flat[whole:].amax().unsqueeze(0)] if whole < len(flat) else [scales]).to(torch.float32)
 
 
-def _whole_rows(shape: tuple[int, int], block_size: int) -> int:
-    """The rows that are converted together: any where each is whole blocks, all of them where blocks span rows."""
-    return 1 if shape[1] % block_size == 0 else shape[0]
+def _whole_rows(inputs: int, block_size: int) -> int:
+    """The fewest rows that are whole blocks together."""
+    return block_size // math.gcd(block_size, inputs)
 
 
 def _aligned_rows(shape: tuple[int, int], block_size: int, elements: int = 1 << 20) -> Iterator[slice]:
     """Slices over all rows, each of which begins where a block begins."""
-    least = _whole_rows(shape, block_size)
+    least = _whole_rows(shape[1], block_size)
     step = max(elements // max(shape[1], 1) // least, 1) * least
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
