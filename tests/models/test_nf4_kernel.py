@@ -15,15 +15,16 @@ from tunegate.models.nf4_kernel import kernel_is_right, refuse_wrong_kernel
 torch = pytest.importorskip("torch")
 
 
-@pytest.mark.parametrize("inputs", [96, 100, 130])
-def test_a_kernel_is_believed_only_where_each_block_comes_back_with_its_own_scale(inputs: int) -> None:
-    """Blocks of equal values each: the value is the scale, and comes back as it was."""
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("inputs", [96, 100, 130, 4001])
+def test_a_kernel_is_believed_only_where_each_block_comes_back_with_its_own_scale(inputs: int, dtype: str) -> None:
+    """Blocks of equal values each: the value is the scale, and comes back as it was, in every dtype."""
     from bitsandbytes import functional
 
-    blocks = -(-64 * inputs // 64)
-    weight = torch.arange(1.0, blocks + 1).repeat_interleave(64)[: 64 * inputs].view(64, inputs)
+    values = torch.arange(inputs) % 97 + 1  # 64 rows of them: as many blocks of 64
+    weight = values.repeat_interleave(64).view(64, inputs).to(getattr(torch, dtype))
     back = functional.dequantize_4bit(*functional.quantize_4bit(weight, blocksize=64, quant_type="nf4"))
-    assert kernel_is_right(inputs, 64, "float32") == torch.equal(back, weight)
+    assert kernel_is_right(inputs, 64, dtype) == torch.equal(back, weight)
 
 
 def test_the_layers_that_come_back_wrong_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

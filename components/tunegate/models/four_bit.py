@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -50,22 +51,27 @@ def load_four_bit(folder: Path, *, dtype: str, quant_type: str, double_quant: bo
         bnb_4bit_compute_dtype=compute_dtype(dtype),
     )
     model = load_causal_lm(folder, dtype=dtype, quantization=quantization)
-    _keep_canonical(model)
-    _refuse_wrong_kernel(model, str(compute_dtype(dtype)).removeprefix("torch."))
+    held = _linear_4bit(model)
+    _keep_canonical(held)
+    _refuse_wrong_kernel(held, str(compute_dtype(dtype)).removeprefix("torch."))
     return model
 
 
-def _refuse_wrong_kernel(model: Any, dtype: str) -> None:
+def _linear_4bit(model: Any) -> dict[str, Any]:
+    """The modules that are in 4 bits, by name."""
     import bitsandbytes
 
-    held = {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
-    inputs = {name: m.in_features for name, m in held.items() if m.weight.device.type == "cpu"}
+    return {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+
+
+def _refuse_wrong_kernel(held: Mapping[str, Any], dtype: str) -> None:
+    inputs = {name: module.in_features for name, module in held.items() if module.weight.device.type == "cpu"}
     if inputs:
         block_size = next(iter(held.values())).weight.quant_state.blocksize
         refuse_wrong_kernel(inputs, block_size=block_size, weight_dtype=dtype)
 
 
-def _keep_canonical(model: Any) -> None:
+def _keep_canonical(held: Mapping[str, Any]) -> None:
     """Keeps bitsandbytes from packing 4-bit weights anew at the first forward pass in evaluation.
 
     Where a CPU has AVX512-BF16, ``Linear4bit.forward`` of bitsandbytes 0.50 (``nn/modules.py``) then rounds the scales
@@ -73,18 +79,13 @@ def _keep_canonical(model: Any) -> None:
     ``autograd/_functions.py``), in training as well: a run that validates first would train its last layers alone, on
     other weights than it recorded. Measured on SmolLM2-135M: the training loss stays at 1.6, where it falls to 0.2.
     """
-    import bitsandbytes
-
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.support_avx512bf16_for_cpu = False
+    for module in held.values():
+        module.support_avx512bf16_for_cpu = False
 
 
 def four_bit(model: Any) -> FourBit | None:
     """How ``model`` holds its base in 4 bits, or None when it does not."""
-    import bitsandbytes
-
-    found = {name: m for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
+    found = _linear_4bit(model)
     if not found:
         return None
     state = next(iter(found.values())).weight.quant_state

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 
 from tunegate.contracts.errors import ModelError
 
+#: How many scales the probe has: a prime, so that no stride between blocks meets the same ones again.
+_SCALES = 199
+
 
 def refuse_wrong_kernel(inputs: Mapping[str, int], *, block_size: int, weight_dtype: str) -> None:
     """Refuses 4-bit layers of which this machine would compute other weights than it holds.
@@ -46,7 +49,8 @@ def kernel_is_right(inputs: int, block_size: int, weight_dtype: str) -> bool:
 
     dtype = getattr(torch, weight_dtype)
     rows = 2 * block_size // math.gcd(block_size, inputs)  # whole blocks
-    magnitudes = torch.arange(1, rows * inputs + 1).view(rows, inputs)  # no two blocks have the same scale
+    # Neighbours have different scales, all of which every dtype holds exactly: float16 ends at 65504.
+    magnitudes = (torch.arange(rows * inputs) // block_size % _SCALES + 1).view(rows, inputs)
     packed, state = functional.quantize_4bit(magnitudes.to(dtype), blocksize=block_size, quant_type="nf4")
     codes = torch.stack((packed.flatten() >> 4, packed.flatten() & 15), dim=1).flatten()[: rows * inputs].long()
     scales = state.absmax.repeat_interleave(block_size)[: rows * inputs]
