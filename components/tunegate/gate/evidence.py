@@ -12,6 +12,7 @@ from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.manifest import Manifest, evaluation_rows_digest
 from tunegate.contracts.verdict import Check
 from tunegate.gate.policy import ROLES, OverlapLimits
+from tunegate.gate.report import short
 from tunegate.gate.rows import Rows, read_rows
 from tunegate.gate.task_overlap import check_task_overlap
 from tunegate.models.companions import COMPANION_FILES, COMPANIONS, companion_differences
@@ -103,10 +104,10 @@ def _models(evaluations: Mapping[str, Evaluation], artifacts: Mapping[str, Manif
             continue
         seen, wanted = evaluations[role].results.get("model_digest"), artifacts[role].content_digest
         if seen != wanted:
-            problems.append(f"the evaluation called {role} is of model {_short(seen)}, not of {_short(wanted)}")
+            problems.append(f"the evaluation called {role} is of model {short(seen)}, not of {short(wanted)}")
     base = evaluations["base"].results.get("model_digest") if "base" in evaluations else None
     if "base" in evaluations and base not in artifacts["merged"].parents.values():
-        problems.append(f"the evaluation called base is of model {_short(base)}, into which nothing was merged")
+        problems.append(f"the evaluation called base is of model {short(base)}, into which nothing was merged")
     return problems
 
 
@@ -115,11 +116,11 @@ def _same_rows(evaluations: Mapping[str, Evaluation], dataset: Manifest) -> list
     for evaluation in evaluations.values():
         seen, wanted = evaluation.results.get("evaluation_rows_digest"), evaluation_rows_digest(dataset)
         if seen != wanted:
-            problems.append(f"{evaluation.role} was evaluated on rows {_short(seen)}, not on {_short(wanted)}")
+            problems.append(f"{evaluation.role} was evaluated on rows {short(seen)}, not on {short(wanted)}")
     digests = {e.role: e.results.get("rows_digest") for e in evaluations.values()}
     problems += [f"{role} does not say on which rows it was evaluated" for role, rows in digests.items() if not rows]
     if len(set(digests.values())) > 1:
-        problems.append("rows differ: " + ", ".join(f"{role} {_short(digest)}" for role, digest in digests.items()))
+        problems.append("rows differ: " + ", ".join(f"{role} {short(digest)}" for role, digest in digests.items()))
     return problems
 
 
@@ -194,7 +195,3 @@ def _object(path: Path) -> Mapping[str, Any]:
         expected="a JSON object",
         remedy="make the artifact again",
     )
-
-
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) and digest else "unknown"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.manifest import Manifest, validation_rows_digest
 from tunegate.contracts.verdict import Check
 from tunegate.gate.policy import PARITY_LIMITS, ParityRule
+from tunegate.gate.report import Report, about_others, is_count, number, read_report, short
 
 PARITY_NAME = "parity.json"
-SCHEMA_VERSION = 1
 
 #: Which digests of the report must be those of which judged artifacts.
 _SUBJECTS = ("adapter", "merged", "quantized")
@@ -25,34 +23,13 @@ _SUBJECTS = ("adapter", "merged", "quantized")
 _ROUNDING = 1e-9
 
 
-@dataclass(frozen=True)
-class ParityReport:
-    """A parity report as far as it could be read.
-
-    Attributes:
-        document: ``parity.json``; empty when it could not be read.
-        manifest: of the artifact that holds it, verified.
-        problem: why it could not be read; empty when it was.
-    """
-
-    document: Mapping[str, Any]
-    manifest: Manifest
-    problem: str = ""
-
-
-def read_parity(folder: Path, manifest: Manifest) -> ParityReport:
-    """Reads a parity report; what cannot be read is said in ``problem``: it fails the gate rather than stops it."""
-    try:
-        document = json.loads((folder / PARITY_NAME).read_text("utf-8"))
-        if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"no report of schema version {SCHEMA_VERSION}")
-    except (OSError, ValueError) as error:
-        return ParityReport({}, manifest, f"{PARITY_NAME} cannot be read: {error}")
-    return ParityReport(document, manifest)
+def read_parity(folder: Path, manifest: Manifest) -> Report:
+    """Reads a parity report; see :func:`~tunegate.gate.report.read_report`."""
+    return read_report(folder, manifest, name=PARITY_NAME)
 
 
 def check_parity(
-    rules: Sequence[ParityRule], report: ParityReport | None, *, artifacts: Mapping[str, Manifest]
+    rules: Sequence[ParityRule], report: Report | None, *, artifacts: Mapping[str, Manifest]
 ) -> list[Check]:
     """Judges how far merging and quantizing moved the model.
 
@@ -69,30 +46,23 @@ def check_parity(
     return checks + [_limit(rule, name, value, document) for rule in rules for name, value in rule.limits.items()]
 
 
-def _foreign(report: ParityReport, artifacts: Mapping[str, Manifest]) -> list[str]:
+def _foreign(report: Report, artifacts: Mapping[str, Manifest]) -> list[str]:
     """In what a report is about something else, by its own word and by its manifest's."""
     if report.problem:
         return [report.problem]
-    wanted = {name: artifacts[name].content_digest for name in _SUBJECTS}
+    wanted: dict[str, str | None] = {name: artifacts[name].content_digest for name in _SUBJECTS}
     try:
         wanted["validation_rows"] = validation_rows_digest(artifacts["dataset"])
     except ArtifactError as error:
         return [error.failed]
-    stated = report.document.get("digests")
-    told = {"report": stated if isinstance(stated, Mapping) else {}, "manifest": report.manifest.parents}
-    problems = [
-        f"its {where} is about {name} {_short(digests.get(name))}, not {_short(digest)}"
-        for where, digests in told.items()
-        for name, digest in wanted.items()
-        if digests.get(name) != digest
-    ]
+    problems = about_others(report, wanted)
     problems += [
-        f"its {where} is about base {_short(digests.get('base'))}, into which nothing was merged"
-        for where, digests in told.items()
+        f"its {where} is about base {short(digests.get('base'))}, into which nothing was merged"
+        for where, digests in report.told.items()
         if digests.get("base") not in artifacts["merged"].parents.values()
     ]
     counts = {name: report.document.get(name) for name in ("rows", "tokens")}
-    return problems + [f"it counts no {name}" for name, count in counts.items() if not _positive(count)]
+    return problems + [f"it counts no {name}" for name, count in counts.items() if not is_count(count)]
 
 
 def _limit(rule: ParityRule, name: str, limit: float, document: Mapping[str, Any]) -> Check:
@@ -101,11 +71,11 @@ def _limit(rule: ParityRule, name: str, limit: float, document: Mapping[str, Any
     told = f"parity: {rule.pair} ({name.replace('_', ' ')} {limit:g})"
     pairs = document.get("pairs")
     pair = pairs.get(rule.pair) if isinstance(pairs, Mapping) else None
-    value = _number(pair, figure)
+    value = _figure(pair, figure)
     if value is None or not isinstance(pair, Mapping):
         return Check(told, "FAIL", f"the report has no {figure.replace('_', ' ')} of {rule.pair}", threshold=limit)
     holds = value >= limit if name.startswith("min_") else value <= limit
-    noise = _number(document.get("noise_floor"), figure)
+    noise = _figure(document.get("noise_floor"), figure)
     reason = f"{value:.4g} on {document['tokens']} tokens of {document['rows']} rows"
     reason += f"; the noise floor is {noise:.4g}" if noise is not None else ""
     if not holds and isinstance(layer := pair.get("worst_layer"), str):
@@ -120,24 +90,13 @@ def _limit(rule: ParityRule, name: str, limit: float, document: Mapping[str, Any
     )
 
 
-def _number(figures: object, name: str) -> float | None:
-    """A figure; None when it is no finite number, or one that cannot be."""
-    value = figures.get(name) if isinstance(figures, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
+def _figure(figures: object, name: str) -> float | None:
+    """A figure of the report; an agreement is a share."""
     highest = 1.0 if name == PARITY_LIMITS["min_top1_agreement"] else sys.float_info.max
-    return float(value) if -_ROUNDING <= value <= highest else None
+    return number(figures, name, lowest=-_ROUNDING, highest=highest)
 
 
 def _rows(tokens: object) -> tuple[str, ...]:
     """The rows of the tokens that differ most, each once."""
     found = [token.get("row_id") for token in tokens if isinstance(token, Mapping)] if isinstance(tokens, list) else []
     return tuple(dict.fromkeys(row for row in found if isinstance(row, str)))
-
-
-def _positive(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and count > 0
-
-
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) and digest else "unknown"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,9 @@ from tunegate.contracts.errors import ArtifactError
 from tunegate.contracts.manifest import Manifest, validation_rows_digest
 from tunegate.contracts.settings import setting
 from tunegate.contracts.verdict import Check
+from tunegate.gate.report import Report, about_others, is_count, number, read_report, short
 
 SERVING_NAME = "serving.json"
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -47,35 +45,14 @@ class ServingRule:
 UNSTATED = ServingRule(required=False)
 
 
-@dataclass(frozen=True)
-class ServingReport:
-    """A report as far as it could be read.
-
-    Attributes:
-        document: ``serving.json``; empty when it could not be read.
-        manifest: of the artifact that holds it, verified.
-        problem: why it could not be read; empty when it was.
-    """
-
-    document: Mapping[str, Any]
-    manifest: Manifest
-    problem: str = ""
-
-
-def read_serving(folder: Path, manifest: Manifest) -> ServingReport:
-    """Reads a report; what cannot be read is said in ``problem``: it fails the gate rather than stops it."""
-    try:
-        document = json.loads((folder / SERVING_NAME).read_text("utf-8"))
-        if not isinstance(document, dict) or document.get("schema_version") != SCHEMA_VERSION:
-            raise ValueError(f"no report of schema version {SCHEMA_VERSION}")
-    except (OSError, ValueError) as error:
-        return ServingReport({}, manifest, f"{SERVING_NAME} cannot be read: {error}")
-    return ServingReport(document, manifest)
+def read_serving(folder: Path, manifest: Manifest) -> Report:
+    """Reads the report of serve_check; see :func:`~tunegate.gate.report.read_report`."""
+    return read_report(folder, manifest, name=SERVING_NAME)
 
 
 def check_serving(
     rule: ServingRule | None,
-    report: ServingReport | None,
+    report: Report | None,
     *,
     artifacts: Mapping[str, Manifest],
     evaluation: str | None,
@@ -104,12 +81,12 @@ def _check(rule: str, problems: list[str], *, otherwise: str = "yes") -> Check:
     return Check(rule, "FAIL" if problems else "PASS", "; ".join(problems) or otherwise)
 
 
-def _unchecked(report: ServingReport) -> str:
+def _unchecked(report: Report) -> str:
     reason = report.document.get("reason")
     return f"not checked: {reason}" if isinstance(reason, str) else "not checked"
 
 
-def _foreign(report: ServingReport, artifacts: Mapping[str, Manifest], evaluation: str | None) -> list[str]:
+def _foreign(report: Report, artifacts: Mapping[str, Manifest], evaluation: str | None) -> list[str]:
     """In what a report is about something else, by its own word and by its manifest's."""
     if report.problem:
         return [report.problem]
@@ -118,24 +95,17 @@ def _foreign(report: ServingReport, artifacts: Mapping[str, Manifest], evaluatio
     except ArtifactError as error:
         return [error.failed]
     wanted = {"model": artifacts["quantized"].content_digest, "validation_rows": rows, "evaluation": evaluation}
-    stated = report.document.get("digests")
-    told = {"report": stated if isinstance(stated, Mapping) else {}, "manifest": report.manifest.parents}
-    return [
-        f"its {place} is about {name} {_short(digests.get(name))}, not {_short(digest)}"
-        for place, digests in told.items()
-        for name, digest in wanted.items()
-        if digest is None or digests.get(name) != digest
-    ]
+    return about_others(report, wanted)
 
 
-def _facts(report: ServingReport) -> list[Check]:
+def _facts(report: Report) -> list[Check]:
     """What no policy can allow: another name, another prompt, another end, or nothing that could have differed."""
     document, digest = report.document, report.manifest.parents.get("model")
     named = document.get("served_name")
     counts = {name: document.get(name) for name in ("rows", "tokens", "certain_tokens")}
-    none = [f"it counts no {name.replace('_', ' ')}" for name, count in counts.items() if not _positive(count)]
+    none = [f"it counts no {name.replace('_', ' ')}" for name, count in counts.items() if not is_count(count)]
     return [
-        _check("served under its content digest", [] if named == digest else [f"served as {_short(named)}"]),
+        _check("served under its content digest", [] if named == digest else [f"served as {short(named)}"]),
         _check("serving was asked what could have differed", none, otherwise=_counted(document)),
         _whole("the server renders conversations as evaluation does", document, "rendered"),
         _whole("served answers end where evaluated ones do", document, "ended"),
@@ -148,7 +118,7 @@ def _counted(document: Mapping[str, Any]) -> str:
 
 def _whole(rule: str, document: Mapping[str, Any], name: str) -> Check:
     """A share that must be 1."""
-    value = _number(document, name, highest=1.0)
+    value = number(document, name, highest=1.0)
     told = f"the report has no share {name}" if value is None else f"{value:.1%} of the rows"
     return Check(
         rule, "PASS" if value == 1 else "FAIL", told, estimate=value, threshold=1.0,
@@ -157,17 +127,17 @@ def _whole(rule: str, document: Mapping[str, Any], name: str) -> Check:
 
 
 def _limits(rule: ServingRule, document: Mapping[str, Any]) -> list[Check]:
-    agreement = _number(document, "agreement", highest=1.0)
+    agreement = number(document, "agreement", highest=1.0)
     logprobs, noise = document.get("logprobs"), document.get("noise")
-    mean, floor = _number(logprobs, "mean"), _number(noise, "mean")
+    mean, floor = number(logprobs, "mean"), number(noise, "mean")
     times = None if mean is None or not floor else mean / floor
     differs = _rows(document, lambda row: row.get("outcome") == "differs")
     limits = [
         _least("min agreement", rule.min_agreement, agreement, rows=differs),
         _most("max mean logprob difference", rule.max_mean_logprob_difference, mean),
-        _most("max logprob difference", rule.max_logprob_difference, _number(logprobs, "max")),
+        _most("max logprob difference", rule.max_logprob_difference, number(logprobs, "max")),
         _most("max times noise", rule.max_times_noise, times),
-        _least("min same answers", rule.min_same_answers, _number(document, "same_answers", highest=1.0)),
+        _least("min same answers", rule.min_same_answers, number(document, "same_answers", highest=1.0)),
     ]
     return [check for check in limits if check is not None]
 
@@ -193,19 +163,3 @@ def _rows(document: Mapping[str, Any], concerns: Any) -> tuple[str, ...]:
     apart = document.get("apart")
     found = [row for row in apart if isinstance(row, Mapping)] if isinstance(apart, list) else []
     return tuple(dict.fromkeys(str(row.get("row_id")) for row in found if concerns(row)))
-
-
-def _number(figures: object, name: str, *, highest: float = sys.float_info.max) -> float | None:
-    """A figure; None when it is no finite number, or one that cannot be."""
-    value = figures.get(name) if isinstance(figures, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if 0 <= value <= highest else None
-
-
-def _positive(count: object) -> bool:
-    return isinstance(count, int) and not isinstance(count, bool) and count > 0
-
-
-def _short(digest: object) -> str:
-    return digest[:12] if isinstance(digest, str) and digest else "unknown"
