@@ -124,10 +124,11 @@ def served(
     with start(engine, where, log=log, ready_seconds=3600.0) as server:
         progress = Progress("serve_check", len(questions), "rows answered")
         answers = ask(server.client, server.served_name, questions, progress)
-    rows, noise, texts = held_against(evaluated, answers, SETTINGS, dtype="float32")
+    checked = held_against(evaluated, answers, SETTINGS, dtype="float32")
     found = serving_document(
-        rows, noise, digests={}, served_name=server.served_name, engine={}, evaluated_with={}, texts=texts
-    )
+        checked.rows, checked.noise, digests={}, served_name=server.served_name, engine={}, evaluated_with={},
+        texts=checked.texts,
+    )  # fmt: skip
     print({name: found[name] for name in ("agreement", "rendered", "ended", "certain_tokens", "logprobs", "noise")})
     return found
 

@@ -99,28 +99,29 @@ class _Answering:
         with torch.no_grad():
             return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
 
-    def _continued(self, prompt: list[int], max_tokens: int) -> tuple[list[int], list[float]]:
-        ids, logprobs = list(prompt), []
+    def _continued(self, prompt: list[int], max_tokens: int) -> tuple[list[int], list[dict[int, float]]]:
+        """The greedy answer, and the best candidates at each place, the best first."""
+        ids, tops = list(prompt), []
         for _ in range(max_tokens - self.server.cut if max_tokens > 1 else 1):
-            last = self._log_probs(ids)[-1]
-            ids.append(int(last.argmax()))
-            logprobs.append(float(last.max()))
+            best = self._log_probs(ids)[-1].topk(5)
+            tops.append(dict(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
+            ids.append(next(iter(tops[-1])))
             if self.server.ends and ids[-1] == self.tokenizer.eos_token_id:
                 break
-        return ids[len(prompt) :], logprobs
+        return ids[len(prompt) :], tops
 
     def _reason(self, answer: list[int]) -> str:
         return "stop" if answer[-1] == self.tokenizer.eos_token_id else "length"
 
-    def _chat(self, prompt: list[int], answer: list[int], logprobs: list[float]) -> Any:
-        content = [{"logprob": value, "top_logprobs": []} for value in logprobs]
+    def _chat(self, prompt: list[int], answer: list[int], tops: list[dict[int, float]]) -> Any:
+        content = [{"logprob": max(top.values()), "top_logprobs": []} for top in tops]
         choice = {
             "token_ids": answer, "logprobs": {"content": content}, "finish_reason": self._reason(answer),
             "message": {"content": self.tokenizer.decode(answer, skip_special_tokens=True)},
         }  # fmt: skip
         return {"choices": [choice], "prompt_token_ids": prompt}
 
-    def _completion(self, prompt: list[int], request: Any, answer: list[int], logprobs: list[float]) -> Any:
+    def _completion(self, prompt: list[int], request: Any, answer: list[int], tops: list[dict[int, float]]) -> Any:
         at_prompt = None
         if "prompt_logprobs" in request:
             values = self._log_probs(prompt)
@@ -130,8 +131,8 @@ class _Answering:
             "text": self.tokenizer.decode(answer, skip_special_tokens=True), "token_ids": answer,
             "prompt_token_ids": prompt, "prompt_logprobs": at_prompt, "finish_reason": self._reason(answer),
             "logprobs": {
-                "token_logprobs": logprobs,
-                "top_logprobs": [{f"token_id:{t}": p} for t, p in zip(answer, logprobs, strict=True)],
+                "token_logprobs": [max(top.values()) for top in tops],
+                "top_logprobs": [{f"token_id:{token}": value for token, value in top.items()} for top in tops],
             },
         }  # fmt: skip
         return {"choices": [choice]}

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from tunegate.models.reading import Noise, Place
 from tunegate.serve_check.answers import Answer
-from tunegate.serve_check.compare import Compared, compare, ends_as_evaluated
-from tunegate.serve_check.evaluated import Noise, Place, Read
+from tunegate.serve_check.compare import Compared, compare
+from tunegate.serve_check.evaluated import Read
 from tunegate.serve_check.questions import PROBE, Question
 from tunegate.serve_check.report import serving_document
 from tunegate.serving.answers import Token
@@ -29,10 +30,10 @@ def compared(
         "given_logprobs": (-2.0,), "first_token_seconds": 1.0, "answer_seconds": 1.0,
     }  # fmt: skip
     places = [
-        Place(logprob=-1.0 - 0.01 * n, best=best, second=9, gap=gap)
+        Place(logprob=-1.0 - 0.01 * n, best=best, best_logprob=-0.5, second=9, gap=gap)
         for n, (best, gap) in enumerate(zip(evaluated, gaps, strict=True))
     ]
-    read = Read(tuple(places), (Place(-2.5, 7, 9, 1.0),))
+    read = Read(tuple(places), (Place(-2.5, 7, -2.5, 9, 1.0),))
     return compare(Answer(**{**given, **changed}), read, gap_floor=FLOOR, end_ids={END})
 
 
@@ -56,25 +57,6 @@ def test_another_token_where_the_evaluated_model_is_certain_differs() -> None:
 def test_a_tie_hides_no_difference_before_it() -> None:
     found = compared(served=[8, 8, END], evaluated=[3, 4, END], gaps=[1.0, 0.01, 1.0])
     assert (found.outcome, found.tokens) == ("differs", 1)
-
-
-@pytest.mark.parametrize(
-    ("ids", "finish_reason", "right"),
-    [
-        ([3, END], "stop", True),
-        ([3] * 8, "length", True),
-        ([3] * 7 + [END], "stop", True),
-        ([3, 4], "length", False),  # cut before it was asked to
-        ([3, 4], "stop", False),  # stopped at a token that ends nothing
-        ([3, END, 4, END], "stop", False),  # went on behind the end
-        ([3, END], "length", False),
-        ([], "stop", False),
-    ],
-)
-def test_an_answer_ends_where_evaluation_ends_it_or_where_it_is_cut(
-    ids: list[int], finish_reason: str, right: bool
-) -> None:
-    assert ends_as_evaluated(ids, finish_reason, end_ids={END}, max_tokens=8) is right
 
 
 def test_another_prompt_than_the_evaluated_one_is_told() -> None:

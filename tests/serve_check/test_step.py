@@ -20,6 +20,8 @@ from tunegate.serve_check.settings import ServeCheckSettings
 from tunegate.serve_check.step import run
 from tunegate.serving.environment import ServeEnvironment
 from tunegate.serving.flags import ServingFlags
+from tunegate.serving.limits import AnswerLimits
+from tunegate.serving.probes import PROBES_NAME, check_probes, read_probes
 
 SETTINGS = ServeCheckSettings(enabled=True, rows=3, max_new_tokens=6, evaluation_rows=2, noise_runs=1, batch_size=2)
 
@@ -108,6 +110,22 @@ def test_what_serves_as_evaluated_agrees_in_everything_and_repeats_the_evaluated
     assert manifest.parents["evaluation"] == verify(evaluation).content_digest
     assert found["engine"]["version"] == "0.32.0"
     assert (found["engine"]["dtype"], found["engine"]["enforce_eager"]) == ("float32", True)
+
+
+def test_probes_are_kept_with_the_report_and_tell_the_served_model_from_another(
+    check: Check, model: Path, make_base: Any
+) -> None:
+    found, folder = check()
+    manifest, probes = verify(folder), read_probes(folder / PROBES_NAME)
+    assert PROBES_NAME in {entry.path for entry in manifest.files} - set(manifest.volatile)
+    assert (probes.model, len(probes.rows)) == (manifest.parents["model"], found["rows"])
+    assert probes.gap_floor == found["noise"]["gap_floor"]
+    assert sum(len(row.answer) for row in probes.rows) == found["tokens"]
+    for weights, passes in ((model, True), (make_base(seed=4), False)):
+        with stand_in()(weights=weights, tokenizer=model, served_name=probes.model).listening() as server:
+            checked = check_probes(server.client, probes.model, probes, AnswerLimits())
+        assert (checked.passed, checked.figures.agreement == 1.0) == (passes, passes), checked.reasons
+        assert (checked.to_json()["rendered"], checked.to_json()["ended"]) == (1.0, 1.0)
 
 
 def test_timings_are_kept_and_are_no_part_of_the_content_digest(check: Check) -> None:

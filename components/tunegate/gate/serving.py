@@ -12,30 +12,16 @@ from tunegate.contracts.manifest import Manifest, validation_rows_digest
 from tunegate.contracts.settings import setting
 from tunegate.contracts.verdict import Check
 from tunegate.gate.report import Report, about_others, is_count, number, read_report, short
+from tunegate.serving.limits import AnswerLimits, Figures, Held, at_least, held
 
 SERVING_NAME = "serving.json"
 
 
 @dataclass(frozen=True)
-class ServingRule:
+class ServingRule(AnswerLimits):
     """The policy's section ``serving``: how closely what serves must answer as what was evaluated."""
 
     required: bool = setting(True, help="whether a run that was not served and checked is refused")
-    min_agreement: float = setting(
-        1.0, help="share of rows that are answered the same, up to a tie within rounding", minimum=0, maximum=1
-    )
-    max_mean_logprob_difference: float | None = setting(
-        None, help="mean difference of the log-probabilities", unit="nats a token", exclusive_minimum=0
-    )
-    max_logprob_difference: float | None = setting(
-        None, help="difference of the token that differs most", unit="nats", exclusive_minimum=0
-    )
-    max_times_noise: float | None = setting(
-        3.0,
-        help="mean difference of the log-probabilities, as a multiple of what rounding alone makes; engines that "
-        "compute rightly were measured at 1.1 to 1.8",
-        exclusive_minimum=0,
-    )
     min_same_answers: float | None = setting(
         None, help="share of the evaluation's answers that the server repeats word for word", minimum=0, maximum=1
     )
@@ -127,34 +113,23 @@ def _whole(rule: str, document: Mapping[str, Any], name: str) -> Check:
 
 
 def _limits(rule: ServingRule, document: Mapping[str, Any]) -> list[Check]:
-    agreement = number(document, "agreement", highest=1.0)
     logprobs, noise = document.get("logprobs"), document.get("noise")
-    mean, floor = number(logprobs, "mean"), number(noise, "mean")
-    times = None if mean is None or not floor else mean / floor
+    figures = Figures(
+        agreement=number(document, "agreement", highest=1.0),
+        mean_difference=number(logprobs, "mean"),
+        max_difference=number(logprobs, "max"),
+        mean_noise=number(noise, "mean"),
+    )
+    same = at_least("min same answers", rule.min_same_answers, number(document, "same_answers", highest=1.0))
     differs = _rows(document, lambda row: row.get("outcome") == "differs")
-    limits = [
-        _least("min agreement", rule.min_agreement, agreement, rows=differs),
-        _most("max mean logprob difference", rule.max_mean_logprob_difference, mean),
-        _most("max logprob difference", rule.max_logprob_difference, number(logprobs, "max")),
-        _most("max times noise", rule.max_times_noise, times),
-        _least("min same answers", rule.min_same_answers, number(document, "same_answers", highest=1.0)),
-    ]
-    return [check for check in limits if check is not None]
+    return [_limit(check, differs) for check in (*held(rule, figures), *([same] if same else []))]
 
 
-def _least(name: str, limit: float | None, value: float | None, *, rows: tuple[str, ...] = ()) -> Check | None:
-    return None if limit is None else _limit(name, limit, value, value is not None and value >= limit, rows)
-
-
-def _most(name: str, limit: float | None, value: float | None) -> Check | None:
-    return None if limit is None else _limit(name, limit, value, value is not None and value <= limit, ())
-
-
-def _limit(name: str, limit: float, value: float | None, holds: bool, rows: tuple[str, ...]) -> Check:
-    told = f"the report has no {name.partition(' ')[2]}" if value is None else f"{value:.4g}"
+def _limit(held: Held, differs: tuple[str, ...]) -> Check:
+    rows = differs if held.name == "min agreement" and not held.holds else ()
     return Check(
-        f"serving: {name} {limit:g}", "PASS" if holds else "FAIL", told, estimate=value, threshold=limit,
-        rows=() if holds else rows,
+        f"serving: {held.name} {held.limit:g}", "PASS" if held.holds else "FAIL", held.told, estimate=held.value,
+        threshold=held.limit, rows=rows,
     )  # fmt: skip
 
 

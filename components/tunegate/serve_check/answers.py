@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tunegate.contracts.progress import Progress
 from tunegate.serve_check.questions import Question
-from tunegate.serving.answers import Completion, Token
+from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
+from tunegate.serving.probes import rendered_ids
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def ask(client: Client, served_name: str, questions: Sequence[Question], progres
 
 def _ask(client: Client, name: str, question: Question) -> Answer:
     begin = time.perf_counter()
-    rendered = _rendered(client, name, question)
+    rendered = rendered_ids(client, name, messages=question.messages, text=question.text)
     first_token = time.perf_counter()
     answer = client.complete(question.prompt_ids, model=name, max_tokens=question.max_tokens)
     end = time.perf_counter()
     return Answer(
         question=question,
-        rendered_ids=tuple(token.token_id for token in rendered.prompt),
+        rendered_ids=rendered,
         tokens=answer.tokens,
         text=answer.text,
         finish_reason=answer.finish_reason,
@@ -78,13 +79,6 @@ def _ask(client: Client, name: str, question: Question) -> Answer:
         first_token_seconds=first_token - begin,
         answer_seconds=end - first_token,
     )
-
-
-def _rendered(client: Client, name: str, question: Question) -> Completion:
-    """One token in answer to what users send, where the server renders and tokenizes."""
-    if question.messages:
-        return client.chat(question.messages, model=name, max_tokens=1)
-    return client.complete(question.text, model=name, max_tokens=1, add_special_tokens=True)
 
 
 def _given_logprobs(client: Client, name: str, question: Question) -> tuple[float, ...]:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
+from tunegate.models.reading import Place
 from tunegate.serve_check.answers import Answer
-from tunegate.serve_check.evaluated import Place, Read
+from tunegate.serve_check.evaluated import Read
 from tunegate.serve_check.questions import Side
-
-Outcome = Literal["same", "tie", "differs"]
+from tunegate.serving.agreement import Outcome, agreement, ends_as_evaluated
 
 
 @dataclass(frozen=True)
@@ -59,34 +58,24 @@ def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection
         gap_floor: a lead smaller than this may be rounding, in nats.
         end_ids: the tokens at which evaluation ends an answer.
     """
-    ids = answer.token_ids
-    first = next((n for n, place in enumerate(read.answer) if place.best != ids[n]), None)
-    compared = read.answer[: len(ids) if first is None else first + 1]
-    other = None if first is None else read.answer[first]
+    ids, places = answer.token_ids, read.answer
+    found = agreement(ids, [place.best for place in places], [place.gap for place in places], gap_floor=gap_floor)
+    other = None if found.apart is None else places[found.apart]
     return Compared(
         row_id=answer.question.row_id,
         side=answer.question.side,
-        outcome="same" if other is None else "tie" if other.gap < gap_floor else "differs",
-        tokens=len(compared),
-        certain_tokens=sum(place.gap >= gap_floor for place in compared),
-        served_token=None if first is None else ids[first],
+        outcome=found.outcome,
+        tokens=found.tokens,
+        certain_tokens=found.certain_tokens,
+        served_token=None if found.apart is None else ids[found.apart],
         evaluated_token=None if other is None else other.best,
         gap=None if other is None else other.gap,
         rendered=answer.rendered_ids == answer.question.rendered_ids,
         ended=ends_as_evaluated(ids, answer.finish_reason, end_ids=end_ids, max_tokens=answer.question.max_tokens),
         kept=None if answer.question.kept_answer is None else answer.text == answer.question.kept_answer,
-        differences=(*_given(answer, read.given), *_answered(answer, compared)),
+        differences=(*_given(answer, read.given), *_answered(answer, places[: found.tokens])),
         text=answer.text,
     )
-
-
-def ends_as_evaluated(ids: Sequence[int], finish_reason: str, *, end_ids: Collection[int], max_tokens: int) -> bool:
-    """Whether an answer ends at the first token that ends one, and otherwise exactly where it is cut."""
-    if not ids or any(token in end_ids for token in ids[:-1]):
-        return False
-    if ids[-1] in end_ids:
-        return finish_reason == "stop"
-    return finish_reason == "length" and len(ids) == max_tokens
 
 
 def _given(answer: Answer, places: Sequence[Place]) -> list[float]:

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunegate.models.reading import Noise
 from tunegate.pages.charts import histogram
 from tunegate.pages.page import Section, page
 from tunegate.pages.parts import facts, paragraph, table
 from tunegate.serve_check.compare import Compared
-from tunegate.serve_check.evaluated import Noise
 
 #: A difference below this is drawn as this.
 SMALLEST = 1e-9

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from tunegate.models.reading import Noise
 from tunegate.serve_check.answers import Answer
 from tunegate.serve_check.compare import Compared
-from tunegate.serve_check.evaluated import Noise
+from tunegate.serving.agreement import sizes
 
 SCHEMA_VERSION = 1
 
@@ -61,8 +62,8 @@ def serving_document(
         "ended": _share(row.ended for row in rows),
         "evaluation_rows": len(kept),
         "same_answers": _share(kept) if kept else None,
-        "logprobs": _sizes([difference for row in rows for difference in row.differences]),
-        "noise": {"gap_floor": noise.gap_floor, **_sizes(noise.logprobs)},
+        "logprobs": asdict(sizes([difference for row in rows for difference in row.differences])),
+        "noise": {"gap_floor": noise.gap_floor, **asdict(sizes(noise.logprobs))},
         "apart": [_apart(row, texts) for row in rows if row.outcome != "same" or not row.rendered or not row.ended],
     }
 
@@ -100,17 +101,6 @@ def timings_document(answers: Sequence[Answer], *, started_seconds: float) -> di
 def _share(found: Iterable[bool]) -> float:
     values = list(found)
     return sum(values) / len(values)
-
-
-def _sizes(differences: Sequence[float]) -> dict[str, Any]:
-    """Mean and largest size; None where one is no number, so that no limit holds for it."""
-    sizes = [abs(difference) for difference in differences]
-    usable = bool(sizes) and all(math.isfinite(size) for size in sizes)
-    return {
-        "tokens": len(sizes),
-        "mean": math.fsum(sizes) / len(sizes) if usable else None,
-        "max": max(sizes) if usable else None,
-    }
 
 
 def _apart(row: Compared, texts: Mapping[int, str]) -> dict[str, Any]:

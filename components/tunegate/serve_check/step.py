@@ -15,9 +15,10 @@ from tunegate.contracts.progress import Progress, say
 from tunegate.contracts.settings import settings_document
 from tunegate.models.files import check_model_folder
 from tunegate.models.probe import read_probe
+from tunegate.models.reading import Noise, runs_read
 from tunegate.serve_check.answers import Answer, ask
 from tunegate.serve_check.compare import Compared, compare
-from tunegate.serve_check.evaluated import Noise, read_answers, rows_read
+from tunegate.serve_check.evaluated import Read, read_answers, rows_read
 from tunegate.serve_check.page import serving_page, unchecked_page
 from tunegate.serve_check.questions import Question, check_lengths, evaluated_questions, probe_questions
 from tunegate.serve_check.report import serving_document, summary, timings_document, unchecked_document
@@ -25,6 +26,8 @@ from tunegate.serve_check.rows_file import write_rows
 from tunegate.serve_check.settings import ServeCheckSettings
 from tunegate.serving.environment import ServeEnvironment, find_environment
 from tunegate.serving.flags import ServingFlags, production_engine, served_dtype
+from tunegate.serving.probe_making import ReadAnswer, make_probes
+from tunegate.serving.probes import PROBES_NAME, Probes, write_probes
 from tunegate.serving.process import Server, start
 
 KIND = "serving"
@@ -90,24 +93,63 @@ def run(
     def build(folder: Path) -> None:
         with _started(settings, flags, model, where, log=log, digest=parents["model"]) as server:
             answers = _asked(server, questions)
-        rows, noise, texts = held_against(model, answers, settings, dtype=evaluated.dtype)
+        checked = held_against(model, answers, settings, dtype=evaluated.dtype)
         found = serving_document(
-            rows,
-            noise,
+            checked.rows,
+            checked.noise,
             digests=parents,
             served_name=server.served_name,
             engine=_engine(flags, where),
             evaluated_with=_evaluated_with(evaluated.dtype),
-            texts=texts,
+            texts=checked.texts,
         )
-        _write(folder, found, timings_document(answers, started_seconds=server.started_seconds), rows, noise)
+        write_probes(checked.probes(parents["model"]), folder / PROBES_NAME)
+        _write(folder, found, timings_document(answers, started_seconds=server.started_seconds), checked)
 
     return produce(output, kind=KIND, parents=parents, settings=document, build=build, volatile=_VOLATILE)
 
 
-def held_against(
-    model: Path, answers: Sequence[Answer], settings: ServeCheckSettings, *, dtype: str
-) -> tuple[list[Compared], Noise, dict[int, str]]:
+@dataclass(frozen=True)
+class Checked:
+    """Served answers, held against the evaluated model.
+
+    Attributes:
+        answers: what the server said.
+        reads: what the evaluated model says of each.
+        noise: how far rounding moves that.
+        end_ids: the tokens at which evaluation ends an answer.
+        rows: every row, compared.
+        texts: token → its text, of the tokens that differ.
+    """
+
+    answers: Sequence[Answer]
+    reads: Sequence[Read]
+    noise: Noise
+    end_ids: frozenset[int]
+    rows: Sequence[Compared]
+    texts: Mapping[int, str]
+
+    def probes(self, model: str) -> Probes:
+        """What a deployment asks again, of the model with this content digest."""
+        known = [_read_answer(answer, read) for answer, read in zip(self.answers, self.reads, strict=True)]
+        return make_probes(model, known, gap_floor=self.noise.gap_floor, end_ids=self.end_ids)
+
+
+def _read_answer(answer: Answer, read: Read) -> ReadAnswer:
+    asked = answer.question
+    return ReadAnswer(
+        row_id=asked.row_id,
+        messages=asked.messages,
+        text=asked.text,
+        rendered_ids=asked.rendered_ids,
+        prompt_ids=asked.prompt_ids,
+        max_tokens=asked.max_tokens,
+        token_ids=answer.token_ids,
+        places=read.answer,
+    )
+
+
+def held_against(model: Path, answers: Sequence[Answer], settings: ServeCheckSettings, *, dtype: str) -> Checked:
     """The served answers against a model that transformers loads as an evaluation does.
 
     Args:
@@ -115,28 +157,26 @@ def held_against(
         answers: what the server said.
         settings: how rows are computed together, and how the noise is measured.
         dtype: what the evaluation computed in.
-
-    Returns:
-        every row compared, the noise, and token → text of the tokens that differ.
     """
     from tunegate.models.load import load_causal_lm, load_tokenizer
     from tunegate.models.quiet import quiet
 
     say(STEP, "reading the answers with the evaluated model")
-    progress = Progress(STEP, (2 + settings.noise_runs) * len(rows_read(answers)), "sequences read")
+    progress = Progress(STEP, runs_read(settings.noise_runs) * len(rows_read(answers)), "sequences read")
     with quiet("transformers"):
         tokenizer = load_tokenizer(model)
         loaded = load_causal_lm(model, dtype=dtype).eval()
         reads, noise = read_answers(
             loaded, answers, batch_size=settings.batch_size, noise_runs=settings.noise_runs, progress=progress
         )
-    ends = {tokenizer.eos_token_id, *_ids(loaded.generation_config.eos_token_id)}
+    ends = frozenset({tokenizer.eos_token_id, *_ids(loaded.generation_config.eos_token_id)})
     rows = [
         compare(answer, read, gap_floor=noise.gap_floor, end_ids=ends)
         for answer, read in zip(answers, reads, strict=True)
     ]
     shown = {token for row in rows for token in (row.served_token, row.evaluated_token) if token is not None}
-    return rows, noise, {token: tokenizer.decode([token]) for token in shown}
+    texts = {token: tokenizer.decode([token]) for token in shown}
+    return Checked(answers, reads, noise, ends, rows, texts)
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -250,14 +290,13 @@ def _write(
     folder: Path,
     document: Mapping[str, Any],
     timings: Mapping[str, Any],
-    rows: Sequence[Compared],
-    noise: Noise,
+    checked: Checked,
 ) -> None:
-    write_rows(rows, folder)
+    write_rows(checked.rows, folder)
     (folder / SERVING_NAME).write_bytes(pretty_json(document))
     (folder / "timings.json").write_bytes(pretty_json(timings))
     (folder / "summary.json").write_bytes(pretty_json(summary(document)))
-    (folder / "page.html").write_text(serving_page(document, timings, rows, noise), "utf-8")
+    (folder / "page.html").write_text(serving_page(document, timings, checked.rows, checked.noise), "utf-8")
     say(STEP, f"{document['agreement']:.1%} of {document['rows']} rows answer as evaluated ({document['ties']} ties)")
     found, floor = document["logprobs"], document["noise"]
     if found["mean"] is not None and floor["mean"] is not None:
