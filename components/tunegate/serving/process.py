@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from tunegate.contracts.errors import RunError, SettingsError
+from tunegate.contracts.errors import RunError
 from tunegate.contracts.manifest import input_digest
 from tunegate.contracts.progress import say
-from tunegate.serving import guard
 from tunegate.serving.client import Client
 from tunegate.serving.engine import Engine, command_line, process_environment
 from tunegate.serving.environment import ServeEnvironment
+from tunegate.serving.guarded import Guarded
+from tunegate.serving.listening import listening_port, listening_url
 from tunegate.serving.log import last_line, telling_lines
 
 TASK = "serve"
@@ -33,12 +30,6 @@ STOP_SECONDS = 20.0
 _POLL_SECONDS = 0.25
 _SAY_SECONDS = 10.0
 
-#: What the guard itself needs, to kill and to end, beyond the time it grants.
-_KEEPER_SECONDS = 5.0
-
-#: Listening here is listening everywhere, and nobody can be asked at such an address.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
 
 class Server:
     """A vLLM process that is ready. Leaving it as a context stops it.
@@ -48,23 +39,18 @@ class Server:
         digests: served name → content digest of the folder it is loaded from, as verified before the start.
         url: where it answers.
         log: its log.
-        group: the id of the process group of vLLM and its workers; 0 once it has ended.
         started_seconds: how long it took until it was ready.
     """
 
-    def __init__(
-        self,
-        keeper: subprocess.Popen[str],
-        *,
-        served_name: str,
-        digests: Mapping[str, str],
-        url: str,
-        log: Path,
-        stop_seconds: float,
-    ) -> None:
+    def __init__(self, process: Guarded, *, served_name: str, digests: Mapping[str, str], url: str, log: Path) -> None:
         self.served_name, self.digests, self.url, self.log = served_name, dict(digests), url, log
-        self.group, self.started_seconds = 0, 0.0
-        self._keeper, self._stop_seconds = keeper, stop_seconds
+        self.started_seconds = 0.0
+        self._process = process
+
+    @property
+    def group(self) -> int:
+        """The id of the process group of vLLM and its workers; 0 once it has ended."""
+        return self._process.group
 
     @property
     def client(self) -> Client:
@@ -73,10 +59,7 @@ class Server:
 
     def poll(self) -> int | None:
         """The exit code of a server that has ended, None while it runs."""
-        code = self._keeper.poll()
-        if code is not None:
-            self._end_what_is_left()
-        return code
+        return self._process.poll()
 
     def check_alive(self) -> None:
         """Raises RunError, with what its log tells, when the server has ended."""
@@ -86,23 +69,7 @@ class Server:
 
     def stop(self) -> None:
         """Ends the server and every process it started; returns when none is left. A second time does nothing."""
-        try:
-            self._keeper.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._keeper.wait(self._stop_seconds + _KEEPER_SECONDS)
-        finally:
-            self._keeper.kill()
-            self._keeper.wait()
-            self._end_what_is_left()
-
-    def _end_what_is_left(self) -> None:
-        """Ends the group of a guard that was killed; one that ended by itself has seen to it. Once: ids are reused."""
-        if self.group and self._keeper.returncode < 0:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.group, signal.SIGKILL)
-        self.group = 0
-        if self._keeper.stdout is not None:
-            self._keeper.stdout.close()
+        self._process.stop()
 
     def __enter__(self) -> Server:
         return self
@@ -139,65 +106,20 @@ def start(
     model_digest = input_digest(engine.model)
     served_name = engine.served_name or model_digest
     digests = {served_name: model_digest} | {name: input_digest(path) for name, path in engine.lora_modules.items()}
-    port = _port(engine.host, engine.port)
+    port = listening_port("vLLM", engine.host, engine.port)
     command = command_line(engine, where, served_name=served_name, port=port)
     begin = time.monotonic()
-    keeper = _guarded(command, process_environment(engine, os.environ), log=log, stop_seconds=stop_seconds)
-    url = _url(engine.host, port)
-    server = Server(keeper, served_name=served_name, digests=digests, url=url, log=log, stop_seconds=stop_seconds)
+    process = Guarded(command, process_environment(engine, os.environ), log=log, stop_seconds=stop_seconds)
+    server = Server(process, served_name=served_name, digests=digests, url=listening_url(engine.host, port), log=log)
     try:
-        server.group = int((keeper.stdout.readline() if keeper.stdout else "") or 0)
         say(TASK, f"starting vLLM {where.vllm_version}, log {log}")
         _wait_until_ready(server, ready_seconds=ready_seconds)
     except BaseException:
         server.stop()
         raise
     server.started_seconds = time.monotonic() - begin
-    say(TASK, f"serving {served_name} at {url} after {server.started_seconds:.0f} s")
+    say(TASK, f"serving {served_name} at {server.url} after {server.started_seconds:.0f} s")
     return server
-
-
-def _guarded(
-    command: Sequence[str], environment: dict[str, str], *, log: Path, stop_seconds: float
-) -> subprocess.Popen[str]:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    guarded = [sys.executable, "-I", guard.__file__, str(os.getpid()), str(stop_seconds)]
-    with log.open("wb") as file:
-        return subprocess.Popen(
-            [*guarded, *command],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=file,
-            env=environment,
-            text=True,
-            start_new_session=True,
-        )
-
-
-def _url(host: str, port: int) -> str:
-    host = _EVERYWHERE.get(host, host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _port(host: str, port: int) -> int:
-    """The port, or a free one for 0.
-
-    Raises:
-        SettingsError: when the host cannot be listened on, or another process listens there.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as vLLM does: a port that just closed will do
-            probe.bind(address)
-            return int(probe.getsockname()[1])
-    except OSError as error:
-        raise SettingsError(
-            f"vLLM cannot listen on {host}, port {port}.",
-            seen=str(error),
-            expected="an address of this machine on which nothing listens",
-            remedy="stop what listens there, or use port 0: one that is free",
-        ) from error
 
 
 def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
