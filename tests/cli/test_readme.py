@@ -38,7 +38,12 @@ RUN_ELSEWHERE = {
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_command_of_the_readme_works(
-    command: str, registry: tuple[str, list[str]], tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str,
+    registry: tuple[str, list[str]],
+    tiny_base: Path,
+    tiny_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the registry lies, as the recipe says
     (tmp_path / "recipe.yaml").write_text(RECIPE, "utf-8")
@@ -46,6 +51,7 @@ def test_command_of_the_readme_works(
     (tmp_path / "tasks/capitals.yaml").write_text(TASK, "utf-8")
     (tmp_path / "tasks/capitals.jsonl").write_text(TASK_ROWS, "utf-8")
     shutil.copytree(tiny_base, tmp_path / "models/my-base")
+    shutil.copytree(tiny_dataset, tmp_path / "runs/mine/kfp/dataset")
     program, *arguments = shlex.split(command)
     assert program == ".venv/bin/tunegate"
     result = CliRunner().invoke(app, arguments)

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from tunegate.cli.shown import errors_shown
+from tunegate.cli.arguments import JsonOption
+from tunegate.cli.shown import errors_shown, print_json
 from tunegate.contracts.errors import InputError
 
 commands = typer.Typer()
@@ -22,6 +23,7 @@ def compile_(
     ] = None,
     image_prefix: Annotated[str, typer.Option(help="Put before each image's name.")] = "",
     pipeline: Annotated[str, typer.Option(help="finetune, approve or promote.")] = "finetune",
+    as_json: JsonOption = False,
 ) -> None:
     """Compile a pipeline to the YAML document that a KFP cluster takes."""
     with errors_shown():
@@ -35,4 +37,7 @@ def compile_(
                 remedy="choose one of them",
             )
         written = compile_pipeline(pipeline, output or Path(f"{pipeline}.yaml"), image_prefix=image_prefix)
-        Console().print(Text(str(written)), soft_wrap=True)
+        if as_json:
+            print_json({"pipeline": pipeline, "written": str(written)})
+        else:
+            Console().print(Text(str(written)), soft_wrap=True)
