@@ -8,11 +8,14 @@ SERVING := .venvs/serve/.installed
 LEGACY := .venvs/quantize_legacy/.installed
 LOCKS := lock-local lock-serve lock-quantize_legacy
 
-.PHONY: demo test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) install serve-environment quantize-legacy-environment clean
+.PHONY: demo serve test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) install serve-environment quantize-legacy-environment clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
+
+serve: $(INSTALLED) $(SERVING)  ## what the demo promoted, on vLLM at http://127.0.0.1:8000/v1, until Ctrl-C
+	$(BIN)/tunegate deploy runs/registry demo
 
 test: lint  ## everything that takes seconds
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/wiring tests  # the longest first

@@ -33,6 +33,11 @@ RUN_ELSEWHERE = {
         "tests/wiring/test_finetune.py",
         '"run", str(path), "--output"',
     ),
+    ".venv/bin/tunegate deploy registry champion --recipe recipe.yaml": (
+        "tests/deploy/test_supervisor.py",
+        '"champion", "--folder", str(self.folder), "--port", "0", "--recipe"',
+    ),
+    ".venv/bin/tunegate deployed": ("tests/deploy/test_supervisor.py", '"tunegate", "deployed"'),
 }
 
 

@@ -31,8 +31,9 @@ WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); ti
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("-m", dest="module", choices=["vllm.entrypoints.openai.api_server"], required=True)
-    for name in ("model", "served-model-name", "host", "dtype", "load-format", "generation-config"):
+    for name in ("model", "host", "dtype", "load-format", "generation-config"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--served-model-name", nargs="+", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--kv-cache-memory-bytes", type=int)
     for name in ("enforce-eager", "disable-uvicorn-access-log", "disable-fastapi-docs"):
@@ -54,7 +55,7 @@ def main() -> None:
     time.sleep(TOLD.get("delay", 0))
     cards = [
         {"id": name, "root": given.model, "parent": None, "max_model_len": 8}
-        for name in TOLD.get("names", [given.served_model_name])
+        for name in TOLD.get("names", given.served_model_name)
     ]
     answers = {"/health": b"", "/v1/models": json.dumps({"data": cards}).encode()}
 
@@ -69,7 +70,7 @@ def main() -> None:
                 print("(Worker pid=7) AttributeError: no such kernel", flush=True)
             self.send_response(500 if TOLD.get("dumb") else 200)
             self.end_headers()
-            self.wfile.write(json.dumps({"choices": [ANSWER]}).encode())
+            self.wfile.write(json.dumps({"model": given.served_model_name[0], "choices": [ANSWER]}).encode())
 
     HTTPServer((given.host, given.port), Handler).serve_forever()
 

@@ -51,6 +51,7 @@ class Engine:
     Attributes:
         model: the model's folder, an artifact or a plain one with safetensors.
         served_name: what requests call it; empty: its content digest, so that an answer proves which bytes gave it.
+        further_names: what requests may call it as well; its answers carry the first name all the same.
         host: where it listens.
         port: where it listens; 0: one that is free.
         dtype: in what it computes; ``auto``: in the dtype of the weights, and in bfloat16 where that is float32. An
@@ -68,6 +69,7 @@ class Engine:
 
     model: Path
     served_name: str = ""
+    further_names: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: int = 0
     dtype: str = "auto"
@@ -97,7 +99,7 @@ def command_line(engine: Engine, where: ServeEnvironment, *, served_name: str, p
     _check(engine, where, served_name)
     # vLLM's own command finds no metadata in a build for a CPU (0.32); the module that it calls is in every version.
     command = [str(where.python), "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", str(engine.model.absolute()), "--served-model-name", served_name]
+    command += ["--model", str(engine.model.absolute()), "--served-model-name", served_name, *engine.further_names]
     command += ["--host", engine.host, "--port", str(port), "--dtype", engine.dtype]
     # Never a pickle; and the model's own generation config, as transformers applies it in an evaluation.
     command += ["--load-format", "safetensors", "--generation-config", "auto"]
@@ -137,7 +139,7 @@ def _check(engine: Engine, where: ServeEnvironment, served_name: str) -> None:
     for name in ("max_model_len", "kv_cache_memory_bytes", "max_loras"):
         if getattr(engine, name) < 0:
             raise _wrong(name, getattr(engine, name), "0 or more")
-    names = [served_name, *engine.lora_modules]
+    names = [served_name, *engine.further_names, *engine.lora_modules]
     unusable = [name for name in names if not _NAME.fullmatch(name)]
     if unusable or len(set(names)) < len(names):
         raise _wrong("served_name or lora_modules", ", ".join(unusable or names), "names that differ, without spaces")

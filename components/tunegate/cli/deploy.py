@@ -1,0 +1,89 @@
+"""``tunegate deploy``: serve what an alias points at; ``tunegate deployed``: what is served."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tunegate.cli.arguments import AliasArgument, JsonOption, RegistryArgument
+from tunegate.cli.shown import errors_shown, print_json, print_rows
+
+commands = typer.Typer()
+
+FolderOption = Annotated[Path, typer.Option(help="Where the files, logs and state of what is served lie.")]
+
+
+@commands.command()
+def deploy(
+    registry: RegistryArgument,
+    alias: AliasArgument,
+    folder: FolderOption = Path("runs/serving"),
+    recipe: Annotated[
+        Path | None, typer.Option(help="A recipe whose sections 'serving' and 'signing' are used.", show_default=False)
+    ] = None,
+    host: Annotated[str, typer.Option(help="Where the stable address listens.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Where it listens; 0: one that is free.")] = 8000,
+    check: Annotated[str, typer.Option(help="'probes': what was evaluated must be answered; or 'none'.")] = "probes",
+    public_key: Annotated[str, typer.Option(help="PEM file: versions must be signed with this key.")] = "",
+    drain_seconds: Annotated[float, typer.Option(help="How long requests of a replaced server may take.")] = 600.0,
+    ready_seconds: Annotated[float, typer.Option(help="How long a server may load.")] = 900.0,
+    python: Annotated[str, typer.Option(help="The Python that holds vLLM.")] = "",
+) -> None:
+    """Serve what an alias points at on this machine, at an address that stays, and follow the alias until stopped."""
+    with errors_shown():
+        from tunegate.contracts.settings import parse_settings
+        from tunegate.deploy.settings import LocalSettings
+        from tunegate.deploy.supervisor import supervise
+
+        given: dict[str, Any] = {"host": host, "port": port, "check": check, "python": python}
+        given |= {"drain_seconds": drain_seconds, "ready_seconds": ready_seconds}
+        settings = parse_settings(LocalSettings, given, where="deploy")
+        flags, signing = _sections(recipe, public_key)
+        stopping = threading.Event()
+
+        def stop(number: int, frame: object) -> None:
+            if stopping.is_set():
+                return
+            stopping.set()
+            raise KeyboardInterrupt  # out of whatever is being waited for; what was started is stopped
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        try:
+            supervise(settings, flags, signing, registry=registry, alias=alias, folder=folder, stopping=stopping)
+        except KeyboardInterrupt:
+            return
+
+
+@commands.command()
+def deployed(folder: FolderOption = Path("runs/serving"), as_json: JsonOption = False) -> None:
+    """Show what a supervisor on this machine serves, and what it refused."""
+    with errors_shown():
+        from tunegate.deploy.supervisor import read_state
+
+        state = read_state(folder)
+        if as_json:
+            print_json(state)
+        else:
+            print_rows([{"what": name, "is": value} for name, value in state.items() if value is not None], False)
+
+
+def _sections(recipe: Path | None, public_key: str) -> tuple[Any, Any]:
+    """The flags of production, and whose signature counts."""
+    from tunegate.contracts.settings import parse_settings
+    from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
+    from tunegate.serving.flags import ServingFlags
+    from tunegate_pipelines.recipe import read_recipe
+
+    sections = read_recipe(recipe).sections if recipe else {}
+    flags = parse_settings(ServingFlags, sections.get("serving", {}), where="serving")
+    given = dict(sections.get("signing", {}))
+    signing = parse_settings(
+        SigningSettings, {**given, "method": "key", "public_key": public_key} if public_key else given, where="signing"
+    )
+    refuse_unusable_signing(signing, signs=False)
+    return flags, signing

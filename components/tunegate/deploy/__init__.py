@@ -1,0 +1,1 @@
+"""deploy: what an alias points at answers at one stable address."""
