@@ -46,7 +46,7 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 	$(BIN)/python tests/benchmarks/bench_merge.py
 	$(BIN)/python tests/benchmarks/bench_registry.py
 
-torture: $(INSTALLED)  ## full-size kills: training killed at random moments, again and again
+torture: $(INSTALLED) $(SERVING)  ## full-size kills: training killed at random moments, again and again
 	$(BIN)/pytest -m slow -s tests
 
 golden: $(INSTALLED)  ## the compiled pipelines that a test holds against the code

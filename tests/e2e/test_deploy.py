@@ -1,0 +1,158 @@
+"""Real vLLM behind the real Envoy: what was judged answers to its alias, after a switch, a crash and a rollback too."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tunegate.contracts.artifact import produce
+from tunegate.contracts.files import pretty_json
+from tunegate.contracts.manifest import verify
+from tunegate.contracts.verdict import Check, Verdict
+from tunegate.registry.aliases import promote, read_alias, rollback
+from tunegate.registry.versions import Part, publish
+from tunegate.serving.flags import ServingFlags
+from tunegate.storage.open import open_storage
+
+pytestmark = pytest.mark.slow  # four starts of vLLM, one behind the other
+
+SERVING = {"kv_cache_memory_bytes": 64 << 20}
+LONG_SECONDS = 3600.0
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("deploy")
+
+
+@pytest.fixture(scope="module")
+def versions(place: Path, make_base: Any, rows_file: Path) -> tuple[str, str, str]:
+    """Two versions of a checked model, the second with one more part, and the digest that both are served under."""
+    from tunegate.evaluate.settings import EvaluateSettings
+    from tunegate.evaluate.step import run as evaluate
+    from tunegate.prepare.settings import PrepareSettings
+    from tunegate.prepare.step import run as prepare
+    from tunegate.quantize.settings import QuantizeSettings
+    from tunegate.quantize.step import run as quantize
+    from tunegate.serve_check.settings import ServeCheckSettings
+    from tunegate.serve_check.step import run as serve_check
+
+    base = make_base(hidden=128)  # heads of 32, the smallest that vLLM's attention on a CPU knows
+    settings = PrepareSettings(max_length=256, validation_fraction=0.3)
+    prepare(settings, dataset=str(rows_file), base_model=base, output=place / "dataset")
+    model = place / "quantized"
+    quantize(QuantizeSettings(scheme="FP8_DYNAMIC"), model=base, dataset=place / "dataset", output=model)
+    tasks = EvaluateSettings(tasks=("tool_call",), limit=4, max_new_tokens=16)
+    evaluate(tasks, model=model, dataset=place / "dataset", output=place / "evaluation")
+    serve_check(
+        ServeCheckSettings(enabled=True, rows=8, max_new_tokens=16, ready_seconds=LONG_SECONDS),
+        ServingFlags(**SERVING),
+        model=model,
+        dataset=place / "dataset",
+        evaluation=place / "evaluation",
+        output=place / "serving",
+    )
+    storage = open_storage(str(place / "registry"))
+    published = []
+    for more in ((), ("evaluations/quantized",)):
+        folders = {"quantized": model, "serving": place / "serving"} | dict.fromkeys(more, place / "evaluation")
+        parts = {role: Part(folder, verify(folder)) for role, folder in folders.items()}
+        subjects = {role: part.manifest.content_digest for role, part in parts.items()} | {"dataset": "d" * 64}
+        folder = place / f"verdict-{len(more)}"
+        build = _judged(Verdict("PASS", "All.", (Check("gain", "PASS", "shown"),), subjects, "p" * 64))
+        parts["verdict"] = Part(folder, produce(folder, kind="verdict", parents=subjects, settings={}, build=build))
+        published.append(publish(storage, parts))
+    return published[0], published[1], verify(model).content_digest
+
+
+def _judged(verdict: Verdict) -> Callable[[Path], None]:
+    def build(folder: Path) -> None:
+        verdict.write(folder)
+        (folder / "policy.json").write_bytes(pretty_json({"serving": {}}))
+
+    return build
+
+
+def test_an_alias_is_served_through_a_switch_a_crash_and_a_rollback(
+    place: Path, versions: tuple[str, str, str]
+) -> None:
+    first, second, model = versions
+    storage = open_storage(str(place / "registry"))
+    promote(storage, read_alias(storage, "champion"), first, verdict="v", attempt="first")
+    (place / "recipe.yaml").write_text(json.dumps({"serving": SERVING}))
+    options = ["--folder", str(place / "served"), "--port", "0", "--ready-seconds", str(LONG_SECONDS)]
+    options += ["--recipe", str(place / "recipe.yaml")]
+    command = [sys.executable, "-m", "tunegate", "deploy", str(place / "registry"), "champion", *options]
+    failed: list[Exception] = []
+    answered: list[str] = []
+    done = threading.Event()
+    supervisor = subprocess.Popen(command)
+
+    def state() -> dict[str, Any]:
+        path = place / "served" / "state.json"
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def serves(version: str, but_log: str = "") -> dict[str, Any]:
+        ends = time.monotonic() + LONG_SECONDS
+        while (found := state()).get("version") != version or found["server_log"] == but_log:
+            assert supervisor.poll() is None and time.monotonic() < ends and not found.get("refused"), found
+            time.sleep(0.2)
+        return found
+
+    def answers() -> str:
+        body = {"model": "champion", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 8}
+        sent = urllib.request.Request(
+            f"{state()['url']}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(sent, timeout=LONG_SECONDS) as answer:
+            return str(json.loads(answer.read())["model"])
+
+    def load() -> None:
+        while not done.is_set():
+            try:
+                answered.append(answers())
+            except Exception as error:
+                failed.append(error)
+            time.sleep(0.05)
+
+    try:
+        before = serves(first)
+        assert answers() == model  # asked by its alias, and the answer proves which bytes gave it
+        thread = threading.Thread(target=load)
+        thread.start()
+        promote(storage, read_alias(storage, "champion"), second, verdict="v", attempt="second")
+        serves(second)
+        rollback(storage, read_alias(storage, "champion"))
+        after = serves(first)
+        done.set()
+        thread.join()
+        assert (failed, set(answered), after["url"]) == ([], {model}, before["url"])
+        engines = [
+            p for p in psutil.process_iter(["cmdline"]) if "vllm.entrypoints.openai.api_server" in _words(p, place)
+        ]
+        for engine in engines:
+            os.kill(engine.pid, signal.SIGKILL)
+        assert engines
+        serves(first, but_log=after["server_log"])
+        assert answers() == model
+    finally:
+        done.set()
+        supervisor.terminate()
+    assert supervisor.wait(LONG_SECONDS) == 0
+
+
+def _words(process: psutil.Process, place: Path) -> list[str]:
+    words: list[str] = process.info["cmdline"] or []
+    return words if any(str(place) in word for word in words) else []
