@@ -83,7 +83,7 @@ def _calls(model: Any, tokenizer: Any, path: Path, rows: int) -> dict[str, float
     """The shares of valid and of exact calls among greedy answers."""
     import torch
 
-    from tunegate.evaluate.tasks.tool_call.score import process_results
+    from tunegate.models.tool_calls import process_results
 
     documents = [json.loads(line) for line in path.read_text("utf-8").split("\n") if line][:rows]
     tokenizer.padding_side, scores = "left", []

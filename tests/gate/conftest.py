@@ -185,7 +185,7 @@ class Run:
         document = {
             "schema_version": 1, "checked": True, "digests": {**about, **change.get("report", {})},
             "served_name": quantized.content_digest, "rows": 20, "tokens": 400, "certain_tokens": 390,
-            "agreement": 1.0, "rendered": 1.0, "ended": 1.0, "same_answers": None,
+            "agreement": 1.0, "rendered": 1.0, "ended": 1.0, "same_answers": None, "scores": {},
             "logprobs": {"mean": 0.002, "max": 0.2}, "noise": {"mean": 0.001, "max": 0.2},
             "apart": [{"row_id": "row 3", "outcome": "differs", "rendered": True, "ended": False}],
         } | change.get("top", {})  # fmt: skip

@@ -86,6 +86,17 @@ def test_a_broken_rule_names_its_rows(judged: Run) -> None:
         ({"min_same_answers": 0.9}, {"same_answers": 0.9}, {"same_answers": 0.89}),
         ({"min_same_answers": 0.9}, {"same_answers": 1.0}, {"same_answers": None}),
         ({"min_agreement": 0.9}, {"agreement": 0.9}, {"agreement": 0.89}),
+        (
+            {"max_score_loss": 0.1},
+            {"scores": {"tool_call.exact": {"rows": 20, "served": 0.45, "evaluated": 0.5}}},
+            {"scores": {"tool_call.exact": {"rows": 20, "served": 0.35, "evaluated": 0.5}}},
+        ),
+        (
+            {"max_score_loss": 0.0},
+            {"scores": {"t.m": {"rows": 20, "served": 0.75, "evaluated": 0.5}}},
+            {"scores": {"t.m": {"rows": 20, "served": None, "evaluated": 0.5}}},
+        ),
+        ({"max_score_loss": 0.0}, {"scores": {"t.m": {"rows": 1, "served": 1, "evaluated": 1}}}, {"scores": {}}),
     ],
 )
 def test_limits_of_the_policy_hold_or_fail_by_what_was_measured(

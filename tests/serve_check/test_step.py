@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,10 @@ import pytest
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.errors import ArtifactError, RunError, SettingsError
+from tunegate.contracts.files import read_json_lines
 from tunegate.contracts.manifest import MANIFEST_NAME, verify
+from tunegate.serve_check.questions import evaluated_questions
+from tunegate.serve_check.scores import Rescored, means, rescored
 from tunegate.serve_check.settings import ServeCheckSettings
 from tunegate.serve_check.step import run
 from tunegate.serving.environment import ServeEnvironment
@@ -101,6 +105,8 @@ def test_what_serves_as_evaluated_agrees_in_everything_and_repeats_the_evaluated
     found, folder = check()
     assert (found["agreement"], found["rendered"], found["ended"], found["same_answers"]) == (1.0, 1.0, 1.0, 1.0)
     assert (found["rows"], found["evaluation_rows"], found["apart"]) == (5, 2, [])
+    scored = {"rows": 2, "served": 0.0, "evaluated": 0.0}  # the tiny model has learned nothing
+    assert found["scores"] == {"tool_call.exact": scored, "tool_call.valid": scored}
     assert found["certain_tokens"] > found["tokens"] / 2
     assert found["logprobs"]["max"] < 1e-4
     assert 0 < found["noise"]["gap_floor"] < 1e-3
@@ -225,6 +231,37 @@ def test_an_evaluation_that_generated_nothing_cannot_be_repeated(
     inputs = {"model": model, "dataset": tiny_dataset, "evaluation": tmp_path / "evaluation"}
     with pytest.raises(SettingsError, match="does not have"):
         run(SETTINGS, ServingFlags(), **inputs, output=tmp_path / "serving")
+
+
+def test_evaluated_rows_are_scored_again_and_scores_that_are_not_those_of_the_answers_are_refused(
+    model: Path, tiny_dataset: Path, tiny_tokenizer: Any
+) -> None:
+    from tunegate.models.chat import prompt_only
+
+    rows = sorted(read_json_lines(tiny_dataset / "evaluation.jsonl"), key=lambda row: str(row["id"]))[:2]
+    right = [row["completion"][-1]["content"] for row in rows]
+
+    def kept(score: float) -> list[dict[str, Any]]:
+        prompts = [prompt_only(tiny_tokenizer, row["prompt"]) for row in rows]
+        return [
+            {"row_id": row["id"], "task": task, "metric": metric, "score": score if task == "tool_call" else 2.0,
+             "answer": answer if task == "tool_call" else "", "prompt_digest": sha256(prompt.encode()).hexdigest()}
+            for row, answer, prompt in zip(rows, right, prompts, strict=True)
+            for task, metric in (("completion_perplexity", "nll"), ("tool_call", "exact"), ("tool_call", "valid"))
+        ]  # fmt: skip
+
+    first, _ = evaluated_questions(tiny_dataset, tiny_tokenizer, kept(1.0), rows=2, max_new_tokens=5)
+    assert first.kept is not None
+    assert first.kept.answer == right[0]
+    assert rescored(first.kept, right[0].replace("days", "nights")) == (
+        Rescored("tool_call.exact", 0.0, 1.0), Rescored("tool_call.valid", 1.0, 1.0),
+    )  # fmt: skip
+    assert means([Rescored("m", 0.0, 1.0), Rescored("m", 1.0, 1.0)]) == {
+        "m": {"rows": 2, "served": 0.5, "evaluated": 1}
+    }
+    with pytest.raises(ArtifactError, match="not what its answers are worth") as raised:
+        evaluated_questions(tiny_dataset, tiny_tokenizer, kept(0.0), rows=2, max_new_tokens=5)
+    assert len(raised.value.items) == 2
 
 
 def test_the_same_work_is_done_once_and_other_flags_are_other_work(

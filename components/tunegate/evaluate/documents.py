@@ -11,10 +11,10 @@ from tunegate.contracts.errors import DataError
 from tunegate.contracts.files import read_json_lines
 from tunegate.contracts.manifest import EVALUATION_ROWS_NAME
 from tunegate.evaluate.tags import tags_of
-from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem
 from tunegate.models.chat import ended_text, render, token_ids
+from tunegate.models.tool_calls import TOOL_CALL, ground_truth_problem
 
-TOOL_CALL, COMPLETION_PERPLEXITY = "tool_call", "completion_perplexity"
+COMPLETION_PERPLEXITY = "completion_perplexity"
 
 #: The tasks that ask our own rows; every other name is a task of lm-evaluation-harness.
 LOCAL_TASKS = (TOOL_CALL, COMPLETION_PERPLEXITY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ class ServingRule(AnswerLimits):
     min_same_answers: float | None = setting(
         None, help="share of the evaluation's answers that the server repeats word for word", minimum=0, maximum=1
     )
+    max_score_loss: float | None = setting(
+        None, help="how far the mean score of the served answers may lie below that of the evaluated ones, on the same "
+        "rows and by each metric of their task", minimum=0,
+    )  # fmt: skip
 
 
 #: What a report is held against where the policy says nothing of serving: what was checked must hold.
@@ -122,7 +127,30 @@ def _limits(rule: ServingRule, document: Mapping[str, Any]) -> list[Check]:
     )
     same = at_least("min same answers", rule.min_same_answers, number(document, "same_answers", highest=1.0))
     differs = _rows(document, lambda row: row.get("outcome") == "differs")
-    return [_limit(check, differs) for check in (*held(rule, figures), *([same] if same else []))]
+    checks = [*held(rule, figures), *([same] if same else []), *_losses(rule, document.get("scores"))]
+    return [_limit(check, differs) for check in checks]
+
+
+def _losses(rule: ServingRule, scores: object) -> list[Held]:
+    """What the served answers are worth less than the evaluated ones, by each metric; no score is no pass."""
+    if rule.max_score_loss is None:
+        return []
+    found = scores if isinstance(scores, Mapping) and scores else {"": None}
+    return [
+        Held(
+            f"max score loss {metric}".rstrip(),
+            rule.max_score_loss,
+            loss,
+            loss is not None and loss <= rule.max_score_loss,
+        )
+        for metric, means in found.items()
+        for loss in [_loss(means)]
+    ]
+
+
+def _loss(means: object) -> float | None:
+    served, evaluated = (number(means, side, lowest=-sys.float_info.max) for side in ("served", "evaluated"))
+    return None if served is None or evaluated is None else evaluated - served
 
 
 def _limit(held: Held, differs: tuple[str, ...]) -> Check:

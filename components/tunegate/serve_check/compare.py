@@ -9,6 +9,7 @@ from tunegate.models.reading import Place
 from tunegate.serve_check.answers import Answer
 from tunegate.serve_check.evaluated import Read
 from tunegate.serve_check.questions import Side
+from tunegate.serve_check.scores import Rescored, rescored
 from tunegate.serving.agreement import Outcome, agreement, ends_as_evaluated
 
 
@@ -28,6 +29,7 @@ class Compared:
         rendered: whether the server made the evaluated prompt of the row's messages.
         ended: whether the answer ends where evaluation ends one.
         kept: whether its text is the one that was evaluated; None where none was kept.
+        scores: what the served answer is worth beside the evaluated one, by each metric; none where none was kept.
         differences: of each log-probability, given and answered, served − evaluated, in nats.
         text: the served answer.
     """
@@ -43,6 +45,7 @@ class Compared:
     rendered: bool
     ended: bool
     kept: bool | None
+    scores: tuple[Rescored, ...]
     differences: tuple[float, ...]
     text: str
 
@@ -58,7 +61,7 @@ def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection
         gap_floor: a lead smaller than this may be rounding, in nats.
         end_ids: the tokens at which evaluation ends an answer.
     """
-    ids, places = answer.token_ids, read.answer
+    ids, places, kept = answer.token_ids, read.answer, answer.question.kept
     found = agreement(ids, [place.best for place in places], [place.gap for place in places], gap_floor=gap_floor)
     other = None if found.apart is None else places[found.apart]
     return Compared(
@@ -72,7 +75,8 @@ def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection
         gap=None if other is None else other.gap,
         rendered=answer.rendered_ids == answer.question.rendered_ids,
         ended=ends_as_evaluated(ids, answer.finish_reason, end_ids=end_ids, max_tokens=answer.question.max_tokens),
-        kept=None if answer.question.kept_answer is None else answer.text == answer.question.kept_answer,
+        kept=None if kept is None else answer.text == kept.answer,
+        scores=() if kept is None else rescored(kept, answer.text),
         differences=(*_given(answer, read.given), *_answered(answer, places[: found.tokens])),
         text=answer.text,
     )

@@ -39,6 +39,7 @@ def serving_page(
     """
     sections = [
         Section("In short", facts(_short(document)), _SHORT_NOTE),
+        *_scores(document),
         *_apart(document),
         Section("Log-probabilities", _differences(rows, noise), _difference_note(document)),
         Section("How fast", facts(_speed(timings)), "Asked one thing at a time, on the machine that ran this check."),
@@ -71,6 +72,17 @@ def _short(document: Mapping[str, Any]) -> dict[str, object]:
     if document["same_answers"] is not None:
         told["evaluated answers repeated"] = f"{document['same_answers']:.1%} of {document['evaluation_rows']}"
     return told
+
+
+def _scores(document: Mapping[str, Any]) -> list[Section]:
+    """The evaluated rows, scored again."""
+    columns = ("score", "rows", "evaluated", "served")
+    rows = [
+        (metric, found["rows"], f"{found['evaluated']:.1%}", f"{found['served']:.1%}")
+        for metric, found in document["scores"].items()
+    ]
+    note = "Evaluated rows that the server answered too: what its answers are worth, by the scorer of their task."
+    return [Section("Scores", table(columns, rows), note)] if rows else []
 
 
 def _apart(document: Mapping[str, Any]) -> list[Section]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunegate.contracts.errors import SettingsError
+from tunegate.contracts.errors import ArtifactError, SettingsError
 from tunegate.contracts.files import read_json_lines
 from tunegate.contracts.manifest import EVALUATION_ROWS_NAME, VALIDATION_ROWS_NAME
 from tunegate.models.chat import Message, ended_text, prompt_only, token_ids
 from tunegate.models.probe import Probe, ProbeRow
+from tunegate.serve_check.scores import SCORERS, Evaluated
 
 Side = Literal["validation", "evaluation"]
 
@@ -33,7 +35,7 @@ class Question:
         prompt_ids: what the answer continues.
         given_ids: tokens behind the prompt whose log-probabilities are asked; none for an evaluated row.
         max_tokens: where the answer is cut.
-        kept_answer: what the evaluated model answered; None where that was not kept.
+        kept: what the evaluation kept of it; None for a validation row.
     """
 
     row_id: str
@@ -44,7 +46,7 @@ class Question:
     prompt_ids: tuple[int, ...]
     given_ids: tuple[int, ...]
     max_tokens: int
-    kept_answer: str | None = None
+    kept: Evaluated | None = None
 
     @property
     def needed_tokens(self) -> int:
@@ -92,22 +94,27 @@ def evaluated_questions(
     Args:
         dataset: what prepare wrote.
         tokenizer: the evaluated model's.
-        kept: ``row_id``, ``answer`` and ``prompt_digest`` of each row and task of the evaluation.
+        kept: each row, task and metric of the evaluation, as it lies in ``rows.parquet``.
         rows: how many.
         max_new_tokens: where the evaluation cut an answer.
 
     Raises:
         SettingsError: when the evaluation generated no answer to a prompt that this tokenizer renders of these rows.
+        ArtifactError: when its scores are not what its answers are worth here.
     """
-    answers = {(str(line["row_id"]), line["prompt_digest"]): str(line["answer"]) for line in kept if line["answer"]}
+    lines: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for line in kept:
+        if line["task"] in SCORERS:
+            lines[str(line["row_id"]), line["prompt_digest"]].append(line)
     stored = sorted(read_json_lines(dataset / EVALUATION_ROWS_NAME), key=lambda row: str(row["id"]))
     found: list[Question] = []
     for row in (row for row in stored if "prompt" in row):
         text = prompt_only(tokenizer, row["prompt"])
-        answer = answers.get((str(row["id"]), hashlib.sha256(text.encode()).hexdigest()))
-        if answer is not None and len(found) < rows:
+        of_row = lines.get((str(row["id"]), hashlib.sha256(text.encode()).hexdigest()))
+        if of_row and len(found) < rows:
             ids, messages = tuple(token_ids(tokenizer, text)), tuple(row["prompt"])
-            found.append(Question(str(row["id"]), EVALUATED, messages, "", ids, ids, (), max_new_tokens, answer))
+            known = _evaluated(of_row, str(row["fields"]))
+            found.append(Question(str(row["id"]), EVALUATED, messages, "", ids, ids, (), max_new_tokens, known))
     if not found:
         raise SettingsError(
             "serve_check.evaluation_rows asks for answers that the evaluation does not have.",
@@ -115,7 +122,32 @@ def evaluated_questions(
             expected="an evaluation with a task that generates, such as tool_call",
             remedy="add one to evaluate.tasks, or set serve_check.evaluation_rows to 0",
         )
+    _check_scores(found)
     return found
+
+
+def _evaluated(lines: Sequence[Mapping[str, Any]], fields: str) -> Evaluated:
+    scores = {str(line["metric"]): float(line["score"]) for line in lines}
+    return Evaluated(str(lines[0]["task"]), fields, str(lines[0]["answer"]), scores)
+
+
+def _check_scores(questions: Sequence[Question]) -> None:
+    """Refuses an evaluation that was scored otherwise than answers are scored here: its scores compare with nothing.
+
+    Raises:
+        ArtifactError: naming the rows.
+    """
+    other = [
+        f"row {q.row_id}" for q in questions if q.kept is not None and q.kept.score(q.kept.answer) != q.kept.scores
+    ]
+    if other:
+        raise ArtifactError(
+            "The evaluation's scores are not what its answers are worth.",
+            seen=f"{len(other)} of {len(questions)} kept answers that are scored otherwise here",
+            expected="an evaluation by the same version of tunegate",
+            remedy="evaluate the model again",
+            items=other,
+        )
 
 
 def check_lengths(questions: Sequence[Question], *, context_tokens: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tunegate.models.reading import Noise
 from tunegate.serve_check.answers import Answer
 from tunegate.serve_check.compare import Compared
+from tunegate.serve_check.scores import means
 from tunegate.serving.agreement import sizes
 
 SCHEMA_VERSION = 1
@@ -62,6 +63,7 @@ def serving_document(
         "ended": _share(row.ended for row in rows),
         "evaluation_rows": len(kept),
         "same_answers": _share(kept) if kept else None,
+        "scores": means([score for row in rows for score in row.scores]),
         "logprobs": asdict(sizes([difference for row in rows for difference in row.differences])),
         "noise": {"gap_floor": noise.gap_floor, **asdict(sizes(noise.logprobs))},
         "apart": [_apart(row, texts) for row in rows if row.outcome != "same" or not row.rendered or not row.ended],
@@ -77,6 +79,8 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     flat["mean_logprob_noise"] = document["noise"]["mean"]
     if document["same_answers"] is not None:
         flat["same_answers"] = document["same_answers"]
+    for metric, found in document["scores"].items():
+        flat[f"served_{metric}"] = found["served"]
     return {"checked": "yes", **flat}
 
 

@@ -20,7 +20,11 @@ def write_rows(rows: Sequence[Compared], folder: Path) -> None:
     kinds: dict[str, Any] = {
         "row_id": text, "side": text, "outcome": text, "tokens": number, "certain_tokens": number,
         "served_token": number, "evaluated_token": number, "gap": real, "rendered": truth, "ended": truth,
-        "kept": truth, "differences": pa.list_(real), "text": text,
+        "kept": truth, "scores": pa.map_(text, real), "differences": pa.list_(real), "text": text,
     }  # fmt: skip
-    lines = [{name: getattr(row, name) for name in kinds} for row in rows]
+    lines = [
+        {name: getattr(row, name) for name in kinds}
+        | {"scores": [(score.metric, score.served) for score in row.scores]}
+        for row in rows
+    ]
     pq.write_table(pa.Table.from_pylist(lines, schema=pa.schema(list(kinds.items()))), folder / ROWS_NAME)

@@ -190,7 +190,7 @@ def _read_evaluation(evaluation: Path, model_digest: str) -> _Evaluation:
         results = read_json_object(evaluation / "results.json")
         seen = str(results["model_digest"])
         dtype, max_new_tokens = str(results["engine"]["dtype"]), int(results["settings"]["max_new_tokens"])
-        columns = ["row_id", "answer", "prompt_digest"]
+        columns = ["row_id", "task", "metric", "score", "answer", "prompt_digest"]
         kept = pq.read_table(evaluation / "rows.parquet", columns=columns).to_pylist()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(

@@ -13,7 +13,7 @@ from tunegate.contracts.files import json_lines, sha256_json
 from tunegate.evaluate.own.task_file import TaskFile
 from tunegate.evaluate.own.templates import filled
 from tunegate.evaluate.tags import tags_of
-from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem
+from tunegate.models.tool_calls import ground_truth_problem
 
 _ID_CHARACTERS = 16
 

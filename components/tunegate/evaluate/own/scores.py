@@ -11,7 +11,7 @@ from tunegate.evaluate.own.scorer import Scorer
 from tunegate.evaluate.own.task import OwnTask
 from tunegate.evaluate.own.task_file import TaskFile
 from tunegate.evaluate.tasks.completion_perplexity import score as perplexity
-from tunegate.evaluate.tasks.tool_call import score as tool_call
+from tunegate.models import tool_calls
 
 Document = Mapping[str, Any]
 Score = Callable[[Document, Sequence[Any]], dict[str, Any]]
@@ -41,7 +41,7 @@ def scores_of(task: OwnTask) -> Score:
         "multiple_choice": multiple_choice,
         "regex": lambda doc, results: regex(file, doc, results),
         "json": json_equal,
-        "tool_call": tool_call.process_results,
+        "tool_call": tool_calls.process_results,
         "perplexity": perplexity.process_results,
     }[file.type]
 

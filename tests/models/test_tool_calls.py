@@ -8,7 +8,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from tunegate.evaluate.tasks.tool_call.score import ground_truth_problem, is_exact, parse_call, process_results
+from tunegate.models.tool_calls import ground_truth_problem, is_exact, parse_call, process_results
 
 FUNCTIONS = [
     {
