@@ -34,7 +34,7 @@ def compared(
         for n, (best, gap) in enumerate(zip(evaluated, gaps, strict=True))
     ]
     read = Read(tuple(places), (Place(-2.5, 7, -2.5, 9, 1.0),))
-    return compare(Answer(**{**given, **changed}), read, gap_floor=FLOOR, end_ids={END})
+    return compare(Answer(**{**given, **changed}), read, gap_floor=FLOOR, end_ids={END}, text="said")
 
 
 def test_the_same_tokens_are_the_same_answer_however_small_the_leads() -> None:

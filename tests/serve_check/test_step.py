@@ -27,7 +27,9 @@ from tunegate.serving.flags import ServingFlags
 from tunegate.serving.limits import AnswerLimits
 from tunegate.serving.probes import PROBES_NAME, check_probes, read_probes
 
-SETTINGS = ServeCheckSettings(enabled=True, rows=3, max_new_tokens=6, evaluation_rows=2, noise_runs=1, batch_size=2)
+SETTINGS = ServeCheckSettings(
+    enabled=True, rows=3, max_new_tokens=6, evaluation_rows=2, rows_at_once=2, noise_runs=1, batch_size=2
+)
 
 #: ``run(**changes of the stand-in)`` → ``serving.json`` and its folder.
 Check = Callable[..., tuple[dict[str, Any], Path]]
@@ -141,7 +143,7 @@ def test_timings_are_kept_and_are_no_part_of_the_content_digest(check: Check) ->
     assert timings["first_token_seconds"]["p50"] > 0
     assert timings["tokens_per_second"] > 0
     assert set(verify(folder).volatile) == {"page.html", "timings.json"}
-    assert "tokens a second" in (folder / "page.html").read_text("utf-8")
+    assert "tokens a second, of one answer" in (folder / "page.html").read_text("utf-8")
 
 
 def test_other_weights_behind_the_right_name_differ(check: Check, make_base: Any, tmp_path: Path) -> None:

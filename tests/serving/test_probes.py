@@ -122,6 +122,7 @@ def test_a_server_that_answers_as_evaluated_passes(client: Client, served: Serve
     assert [request["temperature"] for _, request in served.asked] == [0.0] * 4
     assert [request["max_tokens"] for _, request in served.asked] == [1, 8, 1, 2]
     json.dumps(told)
+    assert check_probes(client, NAME, PROBES, AnswerLimits(), at_once=2) == found
 
 
 def test_another_token_where_rounding_decides_is_a_tie_and_what_follows_is_not_compared(

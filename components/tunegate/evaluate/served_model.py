@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +12,7 @@ from tunegate.evaluate.halving import STEP
 from tunegate.models.chat import rendered_pair
 from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
+from tunegate.serving.together import asked_together
 
 R = TypeVar("R")
 
@@ -114,7 +114,7 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
             return pair
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-            return _asked_together(requests, self._answer, rows_at_once, "rows answered")
+            return _asked(requests, self._answer, rows_at_once, "rows answered")
 
         def _answer(self, request: Any) -> str:
             prompt, how = request.args
@@ -136,7 +136,7 @@ def served_model(served: Served, tokenizer: Any, *, rows_at_once: int, rendered:
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             at_once = 1 if served.adapters else rows_at_once
-            return _asked_together(requests, self._likelihood, at_once, "completions scored")
+            return _asked(requests, self._likelihood, at_once, "completions scored")
 
         def _likelihood(self, request: Any) -> tuple[float, bool]:
             _, prompt, completion = request
@@ -177,15 +177,5 @@ def likelihood(tokens: Sequence[Token], prompt_tokens: int, completion_tokens: i
     )
 
 
-def _asked_together(requests: Sequence[Any], ask: Callable[[Any], R], at_once: int, unit: str) -> list[R]:
-    """The answers in the order of the requests; the first failure ends all."""
-    progress = Progress(STEP, len(requests), unit)
-    pool = ThreadPoolExecutor(at_once)
-    try:
-        found = []
-        for answer in pool.map(ask, requests):
-            found.append(answer)
-            progress.advance()
-        return found
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def _asked(requests: Sequence[Any], ask: Callable[[Any], R], at_once: int, unit: str) -> list[R]:
+    return asked_together(requests, ask, at_once=at_once, progress=Progress(STEP, len(requests), unit))

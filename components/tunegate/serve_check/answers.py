@@ -11,6 +11,7 @@ from tunegate.serve_check.questions import Question
 from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
 from tunegate.serving.probes import rendered_ids
+from tunegate.serving.together import asked_together
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Answer:
         text: the same, decoded by the server.
         finish_reason: ``stop`` or ``length``.
         given_logprobs: of each given token, natural.
-        first_token_seconds: how long the first token took, the prompt being new to the server and nothing else asked.
+        first_token_seconds: how long the first token took, the prompt being new to the server.
         answer_seconds: how long the whole answer took.
     """
 
@@ -43,24 +44,25 @@ class Answer:
         return tuple(token.token_id for token in self.tokens)
 
 
-def ask(client: Client, served_name: str, questions: Sequence[Question], progress: Progress) -> list[Answer]:
-    """Asks a server every question, one after the other.
+def ask(
+    client: Client, served_name: str, questions: Sequence[Question], progress: Progress, *, at_once: int = 1
+) -> list[Answer]:
+    """Asks a server every question.
 
     Args:
         client: asks it.
         served_name: what it calls the model.
         questions: what to ask.
+        at_once: how many questions are under way at the same time.
         progress: counts them.
 
     Raises:
         InputError: when the server refuses a question.
         RunError: when it does not answer, or answers something else than vLLM does.
     """
-    answers = []
-    for question in questions:
-        answers.append(_ask(client, served_name, question))
-        progress.advance()
-    return answers
+    return asked_together(
+        questions, lambda question: _ask(client, served_name, question), at_once=at_once, progress=progress
+    )
 
 
 def _ask(client: Client, name: str, question: Question) -> Answer:

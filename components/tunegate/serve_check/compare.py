@@ -50,7 +50,7 @@ class Compared:
     text: str
 
 
-def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection[int]) -> Compared:
+def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection[int], text: str) -> Compared:
     """Holds one served answer against the evaluated model.
 
     Tokens behind a first difference are not compared: they continue something else.
@@ -60,6 +60,7 @@ def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection
         read: what the evaluated model says at the same places.
         gap_floor: a lead smaller than this may be rounding, in nats.
         end_ids: the tokens at which evaluation ends an answer.
+        text: what the answer's tokens say, decoded as evaluation does.
     """
     ids, places, kept = answer.token_ids, read.answer, answer.question.kept
     found = agreement(ids, [place.best for place in places], [place.gap for place in places], gap_floor=gap_floor)
@@ -75,10 +76,10 @@ def compare(answer: Answer, read: Read, *, gap_floor: float, end_ids: Collection
         gap=None if other is None else other.gap,
         rendered=answer.rendered_ids == answer.question.rendered_ids,
         ended=ends_as_evaluated(ids, answer.finish_reason, end_ids=end_ids, max_tokens=answer.question.max_tokens),
-        kept=None if kept is None else answer.text == kept.answer,
-        scores=() if kept is None else rescored(kept, answer.text),
+        kept=None if kept is None else text == kept.answer,
+        scores=() if kept is None else rescored(kept, text),
         differences=(*_given(answer, read.given), *_answered(answer, places[: found.tokens])),
-        text=answer.text,
+        text=text,
     )
 
 

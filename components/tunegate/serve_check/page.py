@@ -42,7 +42,7 @@ def serving_page(
         *_scores(document),
         *_apart(document),
         Section("Log-probabilities", _differences(rows, noise), _difference_note(document)),
-        Section("How fast", facts(_speed(timings)), "Asked one thing at a time, on the machine that ran this check."),
+        Section("How fast", facts(_speed(timings)), "On the machine that ran this check."),
         Section("Answers", _answers(rows), f"The first {min(ROWS_SHOWN, len(rows))} of {len(rows)} rows."),
         Section("What served", facts(document["engine"]) + facts(document["evaluated_with"]), _ENGINE_NOTE),
         Section("What was compared", table(("artifact", "content digest"), list(document["digests"].items()))),
@@ -130,7 +130,8 @@ def _speed(timings: Mapping[str, Any]) -> dict[str, object]:
         "seconds until it answered": timings["started_seconds"],
         "first token, median, seconds": first["p50"],
         "first token, 95 %, seconds": first["p95"],
-        "tokens a second": timings["tokens_per_second"] or 0,
+        "tokens a second, of one answer": timings["tokens_per_second"] or 0,
+        "rows asked at the same time": timings["rows_at_once"],
     }
 
 

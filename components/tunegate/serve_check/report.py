@@ -84,8 +84,8 @@ def summary(document: Mapping[str, Any]) -> dict[str, Any]:
     return {"checked": "yes", **flat}
 
 
-def timings_document(answers: Sequence[Answer], *, started_seconds: float) -> dict[str, Any]:
-    """How fast the server was, asked one thing at a time."""
+def timings_document(answers: Sequence[Answer], *, started_seconds: float, rows_at_once: int) -> dict[str, Any]:
+    """How fast the server was, asked so many rows at the same time; tokens a second are those of one answer."""
     import numpy as np
 
     first = [answer.first_token_seconds for answer in answers]
@@ -97,6 +97,7 @@ def timings_document(answers: Sequence[Answer], *, started_seconds: float) -> di
             name: float(np.quantile(first, share)) for name, share in (("p50", 0.5), ("p95", 0.95), ("max", 1.0))
         },
         "tokens_per_second": tokens / seconds if seconds else None,
+        "rows_at_once": rows_at_once,
         "answers": len(answers),
         "answered_tokens": tokens,
     }

@@ -28,6 +28,11 @@ class ServeCheckSettings:
         0, unit="rows", minimum=0,
         help="evaluation rows that the server answers as well, held against the answers that were evaluated",
     )  # fmt: skip
+    rows_at_once: int = setting(
+        1, unit="rows", minimum=1,
+        help="rows that the server is asked at the same time; more are sooner done, and what is told of its speed is "
+        "then of a server with as many users",
+    )  # fmt: skip
     batch_size: int = setting(
         4, unit="rows", minimum=2, help="rows that the evaluated model computes together; the noise floor is that, "
         "row by row, and with last bits moved",

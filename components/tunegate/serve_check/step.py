@@ -92,7 +92,7 @@ def run(
 
     def build(folder: Path) -> None:
         with _started(settings, flags, model, where, log=log, digest=parents["model"]) as server:
-            answers = _asked(server, questions)
+            answers = _asked(server, questions, at_once=settings.rows_at_once)
         checked = held_against(model, answers, settings, dtype=evaluated.dtype)
         found = serving_document(
             checked.rows,
@@ -104,7 +104,12 @@ def run(
             texts=checked.texts,
         )
         write_probes(checked.probes(parents["model"]), folder / PROBES_NAME)
-        _write(folder, found, timings_document(answers, started_seconds=server.started_seconds), checked)
+        _write(
+            folder,
+            found,
+            timings_document(answers, started_seconds=server.started_seconds, rows_at_once=settings.rows_at_once),
+            checked,
+        )
 
     return produce(output, kind=KIND, parents=parents, settings=document, build=build, volatile=_VOLATILE)
 
@@ -171,12 +176,17 @@ def held_against(model: Path, answers: Sequence[Answer], settings: ServeCheckSet
         )
     ends = frozenset({tokenizer.eos_token_id, *_ids(loaded.generation_config.eos_token_id)})
     rows = [
-        compare(answer, read, gap_floor=noise.gap_floor, end_ids=ends)
+        compare(answer, read, gap_floor=noise.gap_floor, end_ids=ends, text=_decoded(tokenizer, answer))
         for answer, read in zip(answers, reads, strict=True)
     ]
     shown = {token for row in rows for token in (row.served_token, row.evaluated_token) if token is not None}
     texts = {token: tokenizer.decode([token]) for token in shown}
     return Checked(answers, reads, noise, ends, rows, texts)
+
+
+def _decoded(tokenizer: Any, answer: Answer) -> str:
+    """The answer as an evaluation reads it: of a character that the cut parts in two, a server shows nothing."""
+    return str(tokenizer.decode(list(answer.token_ids), skip_special_tokens=True))
 
 
 def _ids(value: Any) -> tuple[int, ...]:
@@ -258,10 +268,11 @@ def _started(
     return server
 
 
-def _asked(server: Server, questions: Sequence[Question]) -> list[Answer]:
+def _asked(server: Server, questions: Sequence[Question], *, at_once: int) -> list[Answer]:
     say(STEP, f"asking {len(questions)} rows")
+    progress = Progress(STEP, len(questions), "rows answered")
     try:
-        return ask(server.client, server.served_name, questions, Progress(STEP, len(questions), "rows answered"))
+        return ask(server.client, server.served_name, questions, progress, at_once=at_once)
     except RunError:
         server.check_alive()
         raise

@@ -18,6 +18,7 @@ from tunegate.serving.agreement import Agreement, Sizes, agreement, ends_as_eval
 from tunegate.serving.answers import Token
 from tunegate.serving.client import Client
 from tunegate.serving.limits import AnswerLimits, Figures, Held, held
+from tunegate.serving.together import asked_together
 
 PROBES_NAME = "probes.json"
 SCHEMA_VERSION = 1
@@ -214,26 +215,31 @@ def rendered_ids(
 
 
 def check_probes(
-    client: Client, served_name: str, probes: Probes, limits: AnswerLimits, *, progress: Progress | None = None
+    client: Client,
+    served_name: str,
+    probes: Probes,
+    limits: AnswerLimits,
+    *,
+    at_once: int = 1,
+    progress: Progress | None = None,
 ) -> ProbeCheck:
-    """Asks a server every probe, one row at a time, and holds its answers against the evaluated ones.
+    """Asks a server every probe and holds its answers against the evaluated ones.
 
     Args:
         client: asks the server.
         served_name: what it calls the model or adapter that the probes are of.
         probes: what the evaluated model says.
         limits: how far the answers may be from that.
+        at_once: how many probes are under way at the same time.
         progress: counts the rows.
 
     Raises:
         InputError: when the server refuses a probe, for example one that does not fit its context.
         RunError: when it does not answer, or answers something else than vLLM does.
     """
-    rows = []
-    for probe in probes.rows:
-        rows.append(_ask(client, served_name, probe, probes))
-        if progress is not None:
-            progress.advance()
+    rows = asked_together(
+        probes.rows, lambda probe: _ask(client, served_name, probe, probes), at_once=at_once, progress=progress
+    )
     return _judged(served_name, tuple(rows), probes, limits)
 
 
