@@ -20,6 +20,8 @@ from tunegate.preflight.this_machine import this_machine
 from tunegate.serving.answers import Completion
 from tunegate.serving.engine import Engine
 from tunegate.serving.environment import find_environment
+from tunegate.serving.limits import AnswerLimits
+from tunegate.serving.probes import check_probes
 from tunegate.serving.process import Server, start
 
 pytestmark = pytest.mark.serving
@@ -220,6 +222,32 @@ def test_a_scheme_without_a_kernel_for_this_cpu_is_an_error_before_anything_is_a
     with pytest.raises(RunError, match="up and cannot answer") as raised:
         started(folder, tmp_path)
     assert any("cpu_gemm_wna16" in line for line in raised.value.items)
+
+
+def test_probes_that_the_evaluated_model_wrote_down_are_answered_by_the_server_and_by_no_other_model(
+    served: Served, tiny_dataset: Path
+) -> None:
+    """The model is asked by its digest; an adapter on it renders the same and answers something else."""
+    from tunegate.contracts.progress import Progress
+    from tunegate.models.load import load_tokenizer
+    from tunegate.models.probe import read_probe
+    from tunegate.serve_check.answers import ask
+    from tunegate.serve_check.questions import probe_questions
+    from tunegate.serve_check.settings import ServeCheckSettings
+    from tunegate.serve_check.step import held_against
+
+    tokenizer, client, name = load_tokenizer(served.folder), served.server.client, served.server.served_name
+    probe = read_probe(tiny_dataset, tokenizer, rows=6, max_length=511, max_scored_tokens=64)
+    questions = probe_questions(probe, tiny_dataset, tokenizer, max_new_tokens=LENGTH, context_tokens=512)
+    answers = ask(client, name, questions, Progress("serve_check", len(questions), "rows answered"))
+    probes = held_against(served.folder, answers, ServeCheckSettings(), dtype="float32").probes(name)
+    right = check_probes(client, name, probes, AnswerLimits())
+    print(served.scheme, right.to_json())
+    assert right.passed, right.reasons
+    if served.scheme == "float32":
+        other = check_probes(client, ADAPTER, probes, AnswerLimits())
+        assert other.to_json()["rendered"] == 1.0
+        assert any(reason.startswith("min agreement") for reason in other.reasons)
 
 
 def test_an_evaluation_through_the_server_scores_what_one_through_transformers_scores(
