@@ -16,9 +16,12 @@ from tunegate.models.likelihood import Scored, score
 from tunegate.models.probe import ProbeRow
 from tunegate.models.rounding import last_bits_moved
 
-#: How often the largest gap that rounding moved is taken as the floor. The largest of what was measured is exceeded now
-#: and then by what was not.
+#: The floor as a multiple of the largest lead that rounding was seen to overturn: what was measured is exceeded now and
+#: then by what was not.
 SAFETY = 2.0
+
+#: Share of the moves of leads that must be small enough besides: where no lead was overturned, any may still be.
+USUAL = 0.99
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,34 @@ class Noise:
     Attributes:
         gaps: by how much each leading token's lead moved, of every place and run.
         logprobs: by how much each standing token's log-probability moved, of every place and run.
+        overturned: the leads that moved by no less than they are.
     """
 
     gaps: tuple[float, ...]
     logprobs: tuple[float, ...]
+    overturned: tuple[float, ...] = ()
 
     @property
     def gap_floor(self) -> float:
-        """A lead smaller than this may be rounding."""
-        return SAFETY * max(self.gaps, default=0.0)
+        """A lead smaller than this may be rounding.
+
+        The largest move of any lead would be no measure of it: a large one may move by nats and stay one. On SmolLM2 in
+        FP8_DYNAMIC (1,017 places, 6 runs) the largest lead overturned was 1.95 nats, while one above 4 moved by 4.9.
+        """
+        import numpy as np
+
+        usual = float(np.quantile(self.gaps, USUAL)) if self.gaps else 0.0
+        return SAFETY * max(usual, *self.overturned, 0.0)
 
 
 def noise_of(places: Iterable[Place]) -> Noise:
     """The noise at all these places together."""
-    moves = [move for place in places for move in place.moves]
-    return Noise(tuple(move.gap for move in moves), tuple(move.logprob for move in moves))
+    pairs = [(place, move) for place in places for move in place.moves]
+    return Noise(
+        gaps=tuple(move.gap for _, move in pairs),
+        logprobs=tuple(move.logprob for _, move in pairs),
+        overturned=tuple(place.gap for place, move in pairs if move.gap >= place.gap),
+    )
 
 
 def runs_read(noise_runs: int) -> int:
