@@ -7,8 +7,10 @@ RECIPES := pipelines/tunegate_pipelines/recipes
 SERVING := .venvs/serve/.installed
 LEGACY := .venvs/quantize_legacy/.installed
 LOCKS := lock-local lock-serve lock-quantize_legacy
+# Those of images, with hashes, at the versions of lock-local; torch first, for the others leave out what it holds.
+HASHED := lock-build lock-torch lock-control lock-train lock-quantize lock-evaluate
 
-.PHONY: demo serve test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) install serve-environment quantize-legacy-environment clean
+.PHONY: demo serve test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) $(HASHED) smoke install serve-environment quantize-legacy-environment clean
 .DEFAULT_GOAL := test
 
 demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
@@ -78,7 +80,7 @@ quantize-legacy-environment: $(LEGACY)  ## AutoAWQ and AutoGPTQ in .venvs/quanti
 	.venvs/$*/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -r $<
 	touch $@
 
-lock: $(LOCKS)  ## resolves every requirements.in anew; `make lock-serve` that of one image
+lock: $(LOCKS) $(HASHED)  ## resolves every requirements.in anew; `make lock-serve` that of one image
 
 $(LOCKS): lock-%:
 	rm -rf .venvs/lock-$*
@@ -87,6 +89,17 @@ $(LOCKS): lock-%:
 	test ! -f images/$*/no-deps.in || .venvs/lock-$*/bin/pip install --quiet --no-deps --no-build-isolation -r images/$*/no-deps.in
 	images/freeze.sh images/$* .venvs/lock-$* > images/$*/requirements.lock
 	rm -rf .venvs/lock-$*
+
+$(HASHED): lock-%:
+	$(PYTHON) -m venv .venvs/lock-$*
+	.venvs/lock-$*/bin/python images/lock.py $* > .venvs/lock-$*/requirements.lock
+	mv .venvs/lock-$*/requirements.lock images/$*/requirements.lock
+	rm -rf .venvs/lock-$*
+
+smoke: smoke-control smoke-train smoke-quantize smoke-evaluate  ## each image's environment, made of its lock and tried: gigabytes
+
+smoke-%:
+	images/smoke.sh $*
 
 clean:
 	rm -rf .venv .venvs runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
