@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
 from tunegate.contracts.files import write_atomically
+from tunegate_pipelines.image_digests import pinned
 
 #: Each pipeline is the function of its name in the module of its name.
 PIPELINES = ("finetune", "approve", "promote")
@@ -17,13 +19,19 @@ def golden(pipeline: str) -> Path:
     return Path(__file__).with_name(f"{pipeline}.yaml")
 
 
-def compile_pipeline(pipeline: str, output: Path, *, image_prefix: str = "") -> Path:
+def compile_pipeline(
+    pipeline: str, output: Path, *, image_prefix: str = "", digests: Mapping[str, str] | None = None
+) -> Path:
     """Writes a compiled pipeline to ``output``.
 
     Args:
         pipeline: one of :data:`PIPELINES`.
         output: where to write; the same code gives the same bytes.
         image_prefix: put before each image's name, for example ``registry.example.com/ml/``.
+        digests: image → digest, by which each is then named; None: by the tag of this version.
+
+    Raises:
+        InputError: when an image of the pipeline has no digest; nothing is written then.
     """
     from kfp import compiler
 
@@ -32,6 +40,8 @@ def compile_pipeline(pipeline: str, output: Path, *, image_prefix: str = "") -> 
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(function, package_path=str(path))
         text = path.read_text("utf-8")
+    if digests is not None:
+        text = pinned(text, digests)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text.replace("image: tunegate/", f"image: {image_prefix}tunegate/").encode())
     return output

@@ -102,3 +102,11 @@ def test_an_image_is_never_built_on_a_base_without_a_digest(given: str) -> None:
         env={"PATH": "/usr/bin:/bin", "PYTHON_IMAGE": given}, capture_output=True, text=True,
     )  # fmt: skip
     assert asked.returncode == 2 and "by digest" in asked.stderr
+
+
+def test_the_build_makes_every_image_that_a_step_names() -> None:
+    """Else the file that it writes is one that `tunegate compile --image-digests` refuses."""
+    (built,) = re.findall(r"images=\(([a-z_ ]+)\)", (FOLDER / "build.sh").read_text("utf-8"))
+    assert set(built.split()) == {
+        reference.partition(":")[0].removeprefix("tunegate/") for reference in IMAGES.values()
+    }

@@ -22,12 +22,17 @@ def compile_(
         Path | None, typer.Option(help="The file to write; PIPELINE.yaml otherwise.", show_default=False)
     ] = None,
     image_prefix: Annotated[str, typer.Option(help="Put before each image's name.")] = "",
+    image_digests: Annotated[
+        Path | None,
+        typer.Option(help="What images/build.sh wrote: images are named by digest, not by tag.", show_default=False),
+    ] = None,
     pipeline: Annotated[str, typer.Option(help="finetune, approve or promote.")] = "finetune",
     as_json: JsonOption = False,
 ) -> None:
     """Compile a pipeline to the YAML document that a KFP cluster takes."""
     with errors_shown():
         from tunegate_pipelines.compile import PIPELINES, compile_pipeline
+        from tunegate_pipelines.image_digests import read_digests
 
         if pipeline not in PIPELINES:
             raise InputError(
@@ -36,7 +41,9 @@ def compile_(
                 expected=f"one of {', '.join(PIPELINES)}",
                 remedy="choose one of them",
             )
-        written = compile_pipeline(pipeline, output or Path(f"{pipeline}.yaml"), image_prefix=image_prefix)
+        digests = read_digests(image_digests) if image_digests else None
+        path = output or Path(f"{pipeline}.yaml")
+        written = compile_pipeline(pipeline, path, image_prefix=image_prefix, digests=digests)
         if as_json:
             print_json({"pipeline": pipeline, "written": str(written)})
         else:
