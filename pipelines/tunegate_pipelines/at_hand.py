@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,16 @@ _DEMO = "demo"
 _CONFIG = "config.json"
 
 
-def context_at_hand(sections: Sections, *, base_model: str, dataset: str) -> Context:
+def context_at_hand(
+    sections: Sections, *, base_model: str, dataset: str, own_tasks: Mapping[str, Sequence[str]] | None = None
+) -> Context:
     """The lint's context; what cannot be read here is absent, with the reason, and is left to the steps to judge.
 
     Args:
         sections: step → its settings, complete.
         base_model: as in the run form: the config is read out of a local folder.
         dataset: as in the run form: rows are read out of a local ``.jsonl`` file, or are the demo's.
+        own_tasks: name of a user's own task → what it measures of a row; None where there is none.
     """
     absent: dict[Need, str] = {}
     config: Mapping[str, Any] | None = None
@@ -49,7 +52,7 @@ def context_at_hand(sections: Sections, *, base_model: str, dataset: str) -> Con
         absent["rows"] = str(error)
     except DataError as error:
         absent["rows"] = error.failed
-    return Context(_with_scheme(sections, config), config, rows, absent)
+    return Context(_with_scheme(sections, config), config, rows, absent, own_tasks or {})
 
 
 def _with_scheme(sections: Sections, config: Mapping[str, Any] | None) -> Sections:

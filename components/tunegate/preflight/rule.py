@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -56,12 +56,14 @@ class Context:
         base_config: the base's ``config.json``, where it is at hand.
         rows: the data set, likewise.
         absent: why something is not at hand.
+        own_tasks: name of a user's own task → what it measures of a row; ``evaluate.tasks`` holds these names.
     """
 
     sections: Sections
     base_config: Mapping[str, Any] | None = None
     rows: Sample | None = None
     absent: Mapping[Need, str] = field(default_factory=dict)
+    own_tasks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def of(self, step: str) -> Mapping[str, Any]:
         """A step's settings; empty where the step is not part of the run."""

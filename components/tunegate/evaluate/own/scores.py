@@ -31,6 +31,11 @@ METRICS: Mapping[str, Mapping[str, str]] = {
 LOWER_IS_BETTER = frozenset({"nll", "perplexity"})
 
 
+def metrics_of_a_row(kind: str) -> tuple[str, ...]:
+    """What a type of task measures of each row; ``perplexity`` is of all rows together."""
+    return tuple(metric for metric, aggregation in METRICS[kind].items() if aggregation == "mean")
+
+
 def scores_of(task: OwnTask) -> Score:
     """The function that scores one row of a task."""
     file = task.file

@@ -12,7 +12,8 @@ from tunegate.preflight.scheme_choice import fit_format, fit_scheme, instead, qu
 from tunegate.preflight.serving_targets import TARGETS
 from tunegate.preflight.steps import training_rows
 
-#: Our own tasks → what they measure of a row; what a task of the harness measures is known only when it has run.
+#: Tasks on the data set's rows → what they measure of a row; what a task of the harness measures is known only when it
+#: has run.
 OWN_METRICS: Mapping[str, Sequence[str]] = {"tool_call": ("exact", "valid"), "completion_perplexity": ("nll",)}
 
 
@@ -90,13 +91,13 @@ def scheme_target(context: Context) -> Iterator[Remark]:
 
 def policy_task(context: Context) -> Iterator[Remark]:
     """A check of something that nobody measures: the gate could never say PASS."""
-    tasks = context.of("evaluate").get("tasks")
+    tasks, measured = context.of("evaluate").get("tasks"), {**OWN_METRICS, **context.own_tasks}
     for check in context.of("gate").get("policy", {}).get("checks", ()):
         task, metric = check.get("task"), check.get("metric")
         if tasks is not None and task not in tasks:
             seen, known = f"a policy check of task {task}, which is not in evaluate.tasks", tasks
-        elif task in OWN_METRICS and metric not in OWN_METRICS[task]:
-            seen, known = f"a policy check of {task}.{metric}, which the task does not measure", OWN_METRICS[task]
+        elif task in measured and metric not in measured[task]:
+            seen, known = f"a policy check of {task}.{metric}, which the task does not measure", measured[task]
         else:
             continue
         yield Remark("error", seen, f"use one of {', '.join(known)}")
