@@ -22,7 +22,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tunegate.contracts.errors import RunError, SettingsError
-from tunegate.serving.address import Address, Backend
+from tunegate.serving.address import Address
+from tunegate.serving.envoy_documents import Backend
 
 STREAMED = 5
 

@@ -30,7 +30,8 @@ from tunegate.deploy.versions import SERVED, TASK, keep_newest, version_here
 from tunegate.registry.aliases import current
 from tunegate.registry.records import Record
 from tunegate.registry.settings import SigningSettings
-from tunegate.serving.address import Address, Backend
+from tunegate.serving.address import Address
+from tunegate.serving.envoy_documents import Backend
 from tunegate.serving.environment import ServeEnvironment, find_environment
 from tunegate.serving.flags import ServingFlags, production_engine
 from tunegate.serving.process import Server, start

@@ -1,8 +1,7 @@
 """One stable address in front of servers that come and go: Envoy, told by files that are renamed into place.
 
 A switch is one new route. Requests that are under way end where they began, a stream is neither held back nor cut, and
-what nobody serves is answered with 503 and ``Retry-After``. Envoy's own documents: "xDS configuration API overview"
-(filesystem subscriptions) and "HTTP route components".
+what nobody serves is answered with 503 and ``Retry-After``.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -23,44 +21,26 @@ from urllib.parse import urlsplit
 
 from tunegate.contracts.errors import RunError, SettingsError
 from tunegate.contracts.files import pretty_json, write_atomically
+from tunegate.serving.envoy_documents import ADMIN, BACKENDS, ROUTES, Backend, backends, bootstrap, routes
 from tunegate.serving.guarded import Guarded
 from tunegate.serving.isolation import isolated
 from tunegate.serving.listening import listening_port, listening_url
 from tunegate.serving.log import telling_lines
 
-_BOOTSTRAP, _BACKENDS, _ROUTES, _ADMIN, _LOG = "envoy.json", "backends.json", "routes.json", "admin.sock", "envoy.log"
-_TYPE = "type.googleapis.com/envoy"
-_ROUTE = "route"
+_BOOTSTRAP, _LOG = "envoy.json", "envoy.log"
 
 #: How long Envoy may take to start, and to take up a new document.
 _TAKEN_UP_SECONDS = 60.0
 _POLL_SECONDS = 0.05
 _STOP_SECONDS = 5.0
 
-#: How long a connection to a server is kept without a request. uvicorn closes one after 5 s, and a request that is sent
-#: at that moment would be lost.
-_IDLE_SECONDS = 2
-
 #: The longest path of a socket that Linux takes.
 _SOCKET_PATH_BYTES = 107
 
-#: What is tried again by itself: only what has certainly not reached a server, since an answer is not asked for twice.
-_TRIED_AGAIN = "connect-failure,refused-stream,reset-before-request"
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
-
-@dataclass(frozen=True)
-class Backend:
-    """A server behind the address.
-
-    Attributes:
-        name: what tells it from every other one that was ever behind this address: lower-case letters, digits, '-'.
-        url: ``http://host:port``, an IP address.
-    """
-
-    name: str
-    url: str
+#: What a model may be called. Such a name needs no escape in JSON: it stands in a request as it is.
+_MODEL = re.compile(r"[A-Za-z0-9_.@:/-]+")
 
 
 class Address:
@@ -89,9 +69,9 @@ class Address:
         self._version = 0
         self._backends: tuple[Backend, ...] = ()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._write(_BACKENDS, _backends((), version=0))
-        self._write(_ROUTES, _routes(None, version=0))
-        self._write(_BOOTSTRAP, _bootstrap(self._folder, host, port))
+        self._write(BACKENDS, backends((), version=0))
+        self._write(ROUTES, routes(None, {}, version=0))
+        self._write(_BOOTSTRAP, bootstrap(self._folder, host, port))
         command = [str(binary), "--config-path", str(self._folder / _BOOTSTRAP), "--use-dynamic-base-id"]
         command += ["--log-level", "warning", "--concurrency", "1"]
         self._process = Guarded(command, isolated(os.environ), log=self.log, stop_seconds=_STOP_SECONDS)
@@ -106,19 +86,25 @@ class Address:
         """The id of Envoy's process group; 0 once it has ended."""
         return self._process.group
 
-    def switch(self, to: Backend | None) -> None:
+    def switch(self, to: Backend | None, *, names: Mapping[str, str] | None = None) -> None:
         """Sends every request that begins from now on to ``to``; to nobody (503) for None. Returns when that is so.
 
         What was behind the address before stays reachable for the requests that it has, until it is forgotten.
 
+        Args:
+            to: the server.
+            names: what clients call a model → what ``to`` calls it. Without any, requests are passed on as they are;
+                with some, ``/v1/models`` lists them, and a request is changed in the value of its ``model`` alone.
+
         Raises:
-            SettingsError: for a backend that cannot be asked, or a name that another one had.
+            SettingsError: for a backend that cannot be asked, a name that another one had, or one that is no model's.
             RunError: when Envoy does not take it up, or has ended.
         """
+        _check_names(names or {})
         if to is not None:
             self._add(to)
         self._version += 1
-        self._write(_ROUTES, _routes(to, version=self._version))
+        self._write(ROUTES, routes(to, names or {}, version=self._version))
         version = str(self._version)
         self._wait("take up the new route", lambda: version in self._routes_versions())
 
@@ -178,7 +164,7 @@ class Address:
         self.stop()
 
     def _check_folder(self) -> None:
-        path = str(self._folder / _ADMIN)
+        path = str(self._folder / ADMIN)
         if len(path.encode()) > _SOCKET_PATH_BYTES:
             raise SettingsError(
                 "The folder of the stable address has too long a path.",
@@ -195,10 +181,10 @@ class Address:
             raise _unusable("name", backend.name, "a name that no other server behind this address has")
         self._put((*self._backends, backend))
 
-    def _put(self, backends: tuple[Backend, ...]) -> None:
+    def _put(self, known: tuple[Backend, ...]) -> None:
         self._version += 1
-        self._write(_BACKENDS, _backends(backends, version=self._version))
-        self._backends = backends
+        self._write(BACKENDS, backends(known, version=self._version))
+        self._backends = known
         version = str(self._version)
         self._wait("take up its servers", lambda: version == self._backends_version())
 
@@ -243,7 +229,7 @@ class Address:
 
     def _ask(self, path: str) -> str:
         """What Envoy's administration answers; its socket is reachable for this user alone."""
-        connection = _Local(str(self._folder / _ADMIN))
+        connection = _Local(str(self._folder / ADMIN))
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -288,6 +274,12 @@ def _check(backend: Backend) -> None:
         raise _unusable("url", backend.url, "http://host:port")
 
 
+def _check_names(names: Mapping[str, str]) -> None:
+    for name in (*names, *names.values()):
+        if not _MODEL.fullmatch(name):
+            raise _unusable("model name", name, "letters, digits, and any of '_ . @ : / -'")
+
+
 def _unusable(what: str, seen: str, expected: str) -> SettingsError:
     return SettingsError(
         f"A server behind the stable address has an unusable {what}.",
@@ -295,85 +287,3 @@ def _unusable(what: str, seen: str, expected: str) -> SettingsError:
         expected=expected,
         remedy=f"give another {what}",
     )
-
-
-def _bootstrap(folder: Path, host: str, port: int) -> dict[str, Any]:
-    http_options = {
-        "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "address",
-        "stream_idle_timeout": "0s",  # an answer may take long to begin, and a stream may pause
-        "request_timeout": "0s",
-        "rds": {"route_config_name": _ROUTE, "config_source": _from(folder, _ROUTES)},
-        "http_filters": [
-            {
-                "name": "envoy.filters.http.router",
-                "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"},
-            }
-        ],
-    }
-    listener = {
-        "name": "clients",
-        "address": {"socket_address": {"address": host, "port_value": port}},
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http_options}]}
-        ],
-    }
-    return {
-        "node": {"id": "tunegate", "cluster": "tunegate"},
-        "admin": {"address": {"pipe": {"path": str(folder / _ADMIN), "mode": 0o600}}},
-        "dynamic_resources": {"cds_config": _from(folder, _BACKENDS)},
-        "static_resources": {"listeners": [listener]},
-    }
-
-
-def _from(folder: Path, name: str) -> dict[str, Any]:
-    watched = {"path": str(folder / name), "watched_directory": {"path": str(folder)}}
-    return {"resource_api_version": "V3", "path_config_source": watched}
-
-
-def _backends(backends: Sequence[Backend], *, version: int) -> dict[str, Any]:
-    return {"version_info": str(version), "resources": [_cluster(backend) for backend in backends]}
-
-
-def _cluster(backend: Backend) -> dict[str, Any]:
-    parts = urlsplit(backend.url)
-    endpoint = {"address": {"socket_address": {"address": parts.hostname, "port_value": parts.port}}}
-    http_options = {
-        "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
-        "common_http_protocol_options": {"idle_timeout": f"{_IDLE_SECONDS}s"},
-        "explicit_http_config": {"http_protocol_options": {}},
-    }
-    many = {"max_connections": 65536, "max_pending_requests": 65536, "max_requests": 65536, "max_retries": 65536}
-    return {
-        "@type": f"{_TYPE}.config.cluster.v3.Cluster",
-        "name": backend.name,
-        "type": "STATIC",
-        "connect_timeout": "5s",
-        "circuit_breakers": {"thresholds": [many]},  # vLLM queues by itself
-        "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": http_options},
-        "load_assignment": {
-            "cluster_name": backend.name,
-            "endpoints": [{"lb_endpoints": [{"endpoint": endpoint}]}],
-        },
-    }
-
-
-def _routes(to: Backend | None, *, version: int) -> dict[str, Any]:
-    if to is None:
-        said = {"error": {"message": "nothing is served here yet: try again later", "type": "unavailable", "code": 503}}
-        answer: dict[str, Any] = {
-            "direct_response": {"status": 503, "body": {"inline_string": json.dumps(said)}},
-            "response_headers_to_add": [
-                {"header": {"key": "retry-after", "value": "5"}},
-                {"header": {"key": "content-type", "value": "application/json"}},
-            ],
-        }
-    else:
-        retry = {"retry_on": _TRIED_AGAIN, "num_retries": 3}
-        answer = {"route": {"cluster": to.name, "timeout": "0s", "idle_timeout": "0s", "retry_policy": retry}}
-    route = {
-        "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
-        "name": _ROUTE,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, **answer}]}],
-    }
-    return {"version_info": str(version), "resources": [route]}
