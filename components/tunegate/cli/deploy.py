@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,27 +38,20 @@ def deploy(
     """Serve what an alias points at on this machine, at an address that stays, and follow the alias until stopped."""
     with errors_shown():
         from tunegate.contracts.settings import parse_settings
+        from tunegate.deploy.alias import AliasSource
         from tunegate.deploy.settings import LocalSettings
         from tunegate.deploy.supervisor import supervise
+        from tunegate.serving.environment import find_environment
+        from tunegate.storage.open import open_storage
 
         given: dict[str, Any] = {"host": host, "port": port, "check": check, "python": python}
         given |= {"drain_seconds": drain_seconds, "ready_seconds": ready_seconds}
         settings = parse_settings(LocalSettings, given, where="deploy")
-        flags, signing = _sections(recipe, public_key)
-        stopping = threading.Event()
-
-        def stop(number: int, frame: object) -> None:
-            if stopping.is_set():
-                return
-            stopping.set()
-            raise KeyboardInterrupt  # out of whatever is being waited for; what was started is stopped
-
-        signal.signal(signal.SIGTERM, stop)
-        signal.signal(signal.SIGINT, stop)
-        try:
-            supervise(settings, flags, signing, registry=registry, alias=alias, folder=folder, stopping=stopping)
-        except KeyboardInterrupt:
-            return
+        flags, signing = serving_sections(recipe, public_key)
+        where, storage = find_environment(settings.python), open_storage(registry)
+        source = AliasSource(storage, alias, folder / "versions", settings, flags, signing, where)
+        source.refuse_unknown()
+        until_stopped(lambda stopping: supervise(source, settings, where, folder=folder, stopping=stopping))
 
 
 @commands.command()
@@ -72,7 +67,23 @@ def deployed(folder: FolderOption = Path("runs/serving"), as_json: JsonOption = 
             print_rows([{"what": name, "is": value} for name, value in state.items() if value is not None], False)
 
 
-def _sections(recipe: Path | None, public_key: str) -> tuple[Any, Any]:
+def until_stopped(serve: Callable[[threading.Event], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C."""
+    stopping = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        if stopping.is_set():
+            return
+        stopping.set()
+        raise KeyboardInterrupt  # out of whatever is being waited for; what was started is stopped
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(stopping)
+
+
+def serving_sections(recipe: Path | None, public_key: str) -> tuple[Any, Any]:
     """The flags of production, and whose signature counts."""
     from tunegate.contracts.settings import parse_settings
     from tunegate.registry.settings import SigningSettings, refuse_unusable_signing

@@ -1,22 +1,20 @@
-"""Serves an alias on this machine: what the registry says is held against what answers, again and again.
+"""Serves on this machine what a source says: that is held against what answers, again and again.
 
-A version that the alias moves to is fetched, verified, started beside the one that serves, asked, and only then given
-the stable address; the old one ends when its last request has. What is refused changes nothing: the old one serves on.
-A server that dies is started again on the same bytes. Nothing is remembered between two runs but the files: whatever is
-killed, the next start begins from what the registry says.
+What the source moves to is fetched, verified, started beside what serves, asked, and only then given the stable
+address; the old server ends when its last request has. What is refused changes nothing: the old one serves on. A server
+that dies is started again on the same bytes. Nothing is remembered between two runs but the files: whatever is killed,
+the next start begins from what the source says.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import itertools
-import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,19 +22,13 @@ from typing import Any
 from tunegate.contracts.errors import ConflictError, GateRefused, InputError, RunError, TunegateError
 from tunegate.contracts.files import pretty_json, write_atomically
 from tunegate.contracts.progress import say
-from tunegate.deploy.check import probes_of, refuse_other_answers, refuse_other_flags
 from tunegate.deploy.settings import LocalSettings
-from tunegate.deploy.versions import SERVED, TASK, keep_newest, version_here
-from tunegate.registry.aliases import current
-from tunegate.registry.records import Record
-from tunegate.registry.settings import SigningSettings
+from tunegate.deploy.source import Source, Wanted
+from tunegate.deploy.versions import TASK
 from tunegate.serving.address import Address
+from tunegate.serving.environment import ServeEnvironment
 from tunegate.serving.envoy_documents import Backend
-from tunegate.serving.environment import ServeEnvironment, find_environment
-from tunegate.serving.flags import ServingFlags, production_engine
 from tunegate.serving.process import Server, start
-from tunegate.storage.interface import Storage
-from tunegate.storage.open import open_storage
 
 STATE_NAME = "state.json"
 SCHEMA_VERSION = 1
@@ -48,12 +40,9 @@ _LONGEST_PAUSE_SECONDS = 60.0
 class Place:
     """What is served, where and how: all that does not change while the supervisor runs."""
 
-    storage: Storage
-    alias: str
+    source: Source
     folder: Path
     settings: LocalSettings
-    flags: ServingFlags
-    signing: SigningSettings
     where: ServeEnvironment
     address: Address
 
@@ -62,9 +51,10 @@ class Place:
 class Serving:
     """A server that has the stable address."""
 
-    version: str
+    target: str
     backend: Backend
     server: Server
+    names: Mapping[str, str]
     since: str
 
 
@@ -74,11 +64,11 @@ class Standing:
 
     Attributes:
         serving: what has the address; None while nothing does.
-        last: the version that served last.
-        refused: record of the alias → why its version is not served. It is tried again when the alias moves.
+        last: what served last.
+        refused: decision → why its target is not served. It is tried again when there is another decision.
         failures: starts that failed one behind the other.
         next_try: before this (monotonic), nothing is started again.
-        told: what was said last of the registry, so that it is said once.
+        told: what was said last of the source, so that it is said once.
     """
 
     serving: Serving | None = None
@@ -91,43 +81,31 @@ class Standing:
 
 
 def supervise(
+    source: Source,
     settings: LocalSettings,
-    flags: ServingFlags,
-    signing: SigningSettings,
+    where: ServeEnvironment,
     *,
-    registry: str,
-    alias: str,
     folder: Path,
     stopping: threading.Event,
 ) -> None:
-    """Serves an alias until it is told to stop.
+    """Serves what a source says until it is told to stop.
 
     Args:
-        settings: address, check, and how long things may take.
-        flags: the flags of production.
-        signing: whose signature counts.
-        registry: a folder or URI.
-        alias: what is served; it may move at any time.
+        source: says what is served; that may change at any time.
+        settings: address, and how long things may take.
+        where: the environment it is served in.
         folder: where files, logs and state lie; one supervisor at a time.
         stopping: set when it should end: requests under way are let end first.
 
     Raises:
-        InputError: when there is no such alias, no serving environment, no Envoy, or the address is taken.
+        InputError: when there is no Envoy, or the address is taken.
         ConflictError: when another supervisor works in ``folder``.
         RunError: when Envoy ends.
     """
-    storage, where = open_storage(registry), find_environment(settings.python)
-    if current(storage, alias) is None:
-        raise InputError(
-            f"There is no alias {alias} in {registry} to serve.",
-            seen="no such alias",
-            expected="an alias that points at a promoted version",
-            remedy="promote one first, or name another alias: `tunegate registry list`",
-        )
     with _alone(folder), Address(folder / "address", host=settings.host, port=settings.port) as address:
-        place = Place(storage, alias, folder, settings, flags, signing, where, address)
+        place = Place(source, folder, settings, where, address)
         standing = Standing()
-        say(TASK, f"{alias} will answer at {address.url}/v1")
+        say(TASK, f"{source.title} will answer at {address.url}/v1")
         try:
             while not stopping.is_set():
                 address.check_alive()
@@ -168,96 +146,88 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def _round(place: Place, standing: Standing) -> None:
-    """One look at the registry and at what serves, and what follows from it."""
+    """One look at the source and at what serves, and what follows from it."""
     _notice_the_dead(place, standing)
-    record = _wanted(place, standing)
-    refused = record is not None and record.digest in standing.refused
-    target = record.version if record is not None and not refused else standing.last
-    runs = standing.serving is not None and standing.serving.version == target
+    wanted = _wanted(place, standing)
+    refused = wanted is not None and wanted.decision in standing.refused
+    target = wanted.target if wanted is not None and not refused else standing.last
+    runs = standing.serving is not None and standing.serving.target == target
     if target and not runs and time.monotonic() >= standing.next_try:
-        _try(place, standing, target, record)
-    _write_state(place, standing, record)
+        _try(place, standing, target, wanted)
+    _write_state(place, standing, wanted)
 
 
 def _notice_the_dead(place: Place, standing: Standing) -> None:
     dead = standing.serving
     if dead is None or dead.server.poll() is None:
         return
-    say(TASK, f"what served {dead.version[:12]} has ended: starting it again; its log is {dead.server.log}")
+    say(TASK, f"what served {dead.target[:12]} has ended: starting it again; its log is {dead.server.log}")
     place.address.switch(None)
     place.address.forget(dead.backend.name)
     standing.serving = None
 
 
-def _wanted(place: Place, standing: Standing) -> Record | None:
-    """The record the alias points at; None while the registry cannot be read, which stops nothing that serves."""
+def _wanted(place: Place, standing: Standing) -> Wanted | None:
+    """What the source wants; None while that cannot be known, which stops nothing that serves."""
     try:
-        record = current(place.storage, place.alias)
+        wanted = place.source.wanted()
     except (TunegateError, OSError) as error:
-        _say_once(standing, f"the registry cannot be read, and what serves goes on: {error}")
+        _say_once(standing, f"what {place.source.title} wants cannot be known, and what serves goes on: {error}")
         return None
     standing.told = ""
-    return record
+    return wanted
 
 
-def _try(place: Place, standing: Standing, version: str, record: Record | None) -> None:
-    """Brings a version up. What is refused waits for the alias to move; what failed is tried again, later each time."""
+def _try(place: Place, standing: Standing, target: str, wanted: Wanted | None) -> None:
+    """Brings a target up. What is refused waits for a new decision; what failed is tried again, later each time."""
     try:
-        serving = _brought_up(place, standing, version)
+        serving = _brought_up(place, standing, target)
     except (InputError, GateRefused) as error:
-        say(TASK, f"{version[:12]} is refused: {error}")
-        if record is not None and record.version == version:
-            standing.refused[record.digest] = str(error)
-        standing.last = "" if standing.last == version else standing.last
+        say(TASK, f"{target[:12]} is refused: {error}")
+        if wanted is not None and wanted.target == target:
+            standing.refused[wanted.decision] = str(error)
+        standing.last = "" if standing.last == target else standing.last
         return
     except (RunError, OSError) as error:
         standing.failures += 1
         pause = min(2.0**standing.failures, _LONGEST_PAUSE_SECONDS)
         standing.next_try = time.monotonic() + pause
-        say(TASK, f"{version[:12]} did not start, next try in {pause:.0f} s: {error}")
+        say(TASK, f"{target[:12]} did not start, next try in {pause:.0f} s: {error}")
         return
     standing.failures, standing.next_try = 0, 0.0
-    before, standing.serving, standing.last = standing.serving, serving, version
-    _write_state(place, standing, record)
+    before, standing.serving, standing.last = standing.serving, serving, target
+    _write_state(place, standing, wanted)
     if before is not None:
         _retire(place, before)
-    keep_newest(place.folder / "versions", place.settings.kept_versions, serving=version)
+    place.source.keep(target)
 
 
-def _brought_up(place: Place, standing: Standing, version: str) -> Serving:
-    """A version that has the stable address: verified, started, asked."""
-    say(TASK, f"{place.alias} points at {version[:12]}: fetching and verifying")
-    folder = version_here(place.storage, version, place.folder / "versions", place.signing)
-    os.utime(folder)  # the newest is what was served last
-    probes = None
-    if place.settings.check == "probes":
-        probes = probes_of(folder)
-        refuse_other_flags(folder, place.flags, place.where)
-    name = f"v-{version[:12]}-{next(standing.numbers)}"
-    engine = production_engine(place.flags, folder / SERVED, place.where)
-    engine = dataclasses.replace(engine, further_names=(place.alias,))
+def _brought_up(place: Place, standing: Standing, target: str) -> Serving:
+    """A target that has the stable address: verified, started, asked."""
+    prepared = place.source.prepare(target)
+    name = f"v-{target[:12]}-{next(standing.numbers)}"
     log = place.folder / "logs" / f"{name}.log"
-    server = start(engine, place.where, log=log, ready_seconds=place.settings.ready_seconds)
+    server = start(prepared.engine, place.where, log=log, ready_seconds=place.settings.ready_seconds)
     try:
-        if probes is not None:
-            refuse_other_answers(server, probes, folder)
+        prepared.check(server)
         backend = Backend(name, server.url)
-        place.address.switch(backend)
+        place.address.switch(backend, names=prepared.names)
     except BaseException:
         server.stop()
         raise
-    say(TASK, f"{place.alias} is answered by {version[:12]}, model {server.served_name[:12]}")
-    return Serving(version, backend, server, datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+    say(TASK, f"{place.source.title} is answered by {target[:12]}, model {server.served_name[:12]}")
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return Serving(target, backend, server, prepared.names, since)
 
 
 def _retire(place: Place, old: Serving) -> None:
     """Ends a server when its last request has ended, or when they have taken too long."""
     try:
         if not place.address.drain(old.backend.name, seconds=place.settings.drain_seconds):
-            say(TASK, f"requests of {old.version[:12]} were cut after {place.settings.drain_seconds:.0f} s")
+            say(TASK, f"requests of {old.target[:12]} were cut after {place.settings.drain_seconds:.0f} s")
         place.address.forget(old.backend.name)
     except (RunError, OSError) as error:
-        say(TASK, f"{old.version[:12]} is stopped without waiting for its requests: {error}")
+        say(TASK, f"{old.target[:12]} is stopped without waiting for its requests: {error}")
     finally:
         old.server.stop()
 
@@ -268,19 +238,19 @@ def _say_once(standing: Standing, news: str) -> None:
         say(TASK, news)
 
 
-def _write_state(place: Place, standing: Standing, record: Record | None) -> None:
+def _write_state(place: Place, standing: Standing, wanted: Wanted | None) -> None:
     serving = standing.serving
     document = {
         "schema_version": SCHEMA_VERSION,
-        "registry": place.storage.uri,
-        "alias": place.alias,
+        **place.source.told(),
         "url": place.address.url,
         "check": place.settings.check,
-        "version": serving.version if serving else None,
+        "version": serving.target if serving else None,
         "model": serving.server.served_name if serving else None,
+        "names": dict(serving.names) if serving else {},
         "since": serving.since if serving else None,
         "server_log": str(serving.server.log) if serving else None,
-        "refused": standing.refused.get(record.digest) if record else None,
+        "refused": standing.refused.get(wanted.decision) if wanted else None,
     }
     data = pretty_json(document)
     path = place.folder / STATE_NAME
