@@ -37,7 +37,7 @@ e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two 
 e2e-legacy: $(INSTALLED) $(LEGACY)  ## AutoAWQ as tests, on a tiny model: two minutes on two cores
 	$(BIN)/pytest -m 'legacy and not gpu' -s tests/quantize
 
-bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
+bench: $(INSTALLED) $(SERVING)  ## every benchmark, each both sides in one run: an hour on two cores that nothing else uses
 	$(BIN)/python tests/benchmarks/bench_speed.py
 	$(BIN)/python tests/benchmarks/bench_methods.py
 	test -d runs/demo || $(MAKE) demo  # two benchmarks go on from the run that it leaves
@@ -47,6 +47,8 @@ bench: $(INSTALLED)  ## every benchmark, each both sides in one run: an hour on 
 	$(BIN)/python tests/benchmarks/bench_gate.py gate.html
 	$(BIN)/python tests/benchmarks/bench_merge.py
 	$(BIN)/python tests/benchmarks/bench_registry.py
+	$(BIN)/python tests/benchmarks/bench_serving.py runs/bench/serving.html
+	$(BIN)/python tests/benchmarks/bench_fleet.py runs/bench/fleet.html
 
 torture: $(INSTALLED) $(SERVING)  ## full-size kills: training killed at random moments, again and again
 	$(BIN)/pytest -m slow -s tests

@@ -53,3 +53,35 @@ def own_loss(model: Any, tokenizer: Any, rows: Path) -> float:
             loss = model(input_ids=ids.to(model.device), labels=labels.to(model.device)).loss
         total, tokens = total + float(loss) * len(rendered.completion_ids), tokens + len(rendered.completion_ids)
     return total / tokens
+
+
+def adapters(count: int) -> dict[str, Path]:
+    """LoRA adapters of every linear layer (r 16) with random weights: what serving costs does not depend on them."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from tunegate.models.load import load_causal_lm
+
+    folders = {f"adapter-{number}": PLACE / "adapters" / str(number) for number in range(1, count + 1)}
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    for number, folder in enumerate(folders.values()):
+        if folder.exists():
+            continue
+        torch.manual_seed(number)
+        model = get_peft_model(load_causal_lm(base_model()), config)
+        for name, factor in model.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(factor, std=0.002)
+        model.save_pretrained(folder)
+    return folders
+
+
+def merged(name: str) -> Path:
+    """One of :func:`adapters`, merged into the base."""
+    from tunegate.merge.settings import MergeSettings
+    from tunegate.merge.step import run
+
+    folder = PLACE / "merged" / name
+    run(MergeSettings(merge_base="original"), base_model=base_model(), adapter=PLACE / "adapters" / name.split("-")[1],
+        output=folder)  # fmt: skip
+    return folder

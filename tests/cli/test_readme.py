@@ -38,6 +38,11 @@ RUN_ELSEWHERE = {
         '"champion", "--folder", str(self.folder), "--port", "0", "--recipe"',
     ),
     ".venv/bin/tunegate deployed": ("tests/deploy/test_supervisor.py", '"tunegate", "deployed"'),
+    ".venv/bin/tunegate costs measure http://127.0.0.1:8000 --model champion --rate 2 --output costs/champion.json": (
+        "tests/costs/test_measure.py",
+        '"costs", "measure", server.url',
+    ),
+    ".venv/bin/tunegate costs page costs/champion.json": ("tests/costs/test_measure.py", '"costs", "page", *files'),
 }
 
 

@@ -270,3 +270,21 @@ def test_an_evaluation_through_the_server_scores_what_one_through_transformers_s
     assert max(off) < LARGEST[served.scheme]
     if served.scheme == "float32":
         assert [line["answer"] for line in there] == [line["answer"] for line in here]
+
+
+def test_what_vllms_own_load_generator_writes_is_read_as_a_measurement(served: Served) -> None:
+    from tunegate.costs.measure import measure
+    from tunegate.costs.settings import Load
+
+    load = Load(at_once=2, requests=6, prompt_tokens=16, answer_tokens=8, warm_up=1, seed=1)
+    names = [served.server.served_name, *([ADAPTER] if served.scheme == "float32" else [])]
+    where, group = find_environment(), served.server.group
+    found = measure(load, url=served.server.url, models=names, label=served.scheme, where=where, pid=group)
+    print(f"{served.scheme}: {found.summary()}")
+    assert (found.completed, found.failed) == (6, 0)
+    assert {one.model for one in found.asked} == set(names)
+    assert all(one.first_token_ms > 0 and len(one.gaps_ms) == 7 for one in found.asked)
+    spread = found.latency["e2el"]
+    assert 0 < spread.p50 <= spread.p95 <= spread.p99 <= max(one.whole_ms for one in found.asked) + 0.01
+    assert found.answer_tokens_per_second == pytest.approx(6 * 8 / found.seconds)
+    assert found.memory_bytes is not None and found.memory_bytes > 100e6

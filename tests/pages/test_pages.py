@@ -18,6 +18,7 @@ EVIL = '<script>alert("x")</script>'
 def everything(text: str) -> str:
     charts = [
         line_chart({text: [(0, 1.0), (1, 0.5), (2, float("nan"))]}, x=text, y="loss"),
+        line_chart({text: [(0, 1.0), (1, 0.5)]}, x=text, y="ms", marks={text: 3.0}, joined=False),
         histogram({text: [1, 2, 2, 9]}, x="tokens", marks={text: 8}),
         forest_plot([Interval(text, 0.1, -0.05, 0.2, -0.1, "PASS")]),
         heat_map({text: {0: 1, 1: 3}}, x=text, high=3),

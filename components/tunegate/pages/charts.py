@@ -69,25 +69,45 @@ def _svg(body: str, description: str, height: int = _HEIGHT) -> str:
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(description)}">{body}</svg>'
 
 
-def line_chart(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> str:
-    """Lines over a common axis. Points that are not finite are left out; a series of one point is a dot."""
+def line_chart(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    marks: Mapping[str, float] | None = None,
+    joined: bool = True,
+) -> str:
+    """Lines over a common axis. Points that are not finite are left out; a series of one point is a dot.
+
+    Args:
+        series: name → points.
+        x: what is to the right, with its unit.
+        y: what is upwards, with its unit.
+        marks: vertical lines with a name.
+        joined: whether the points of a series are joined; else they are dots.
+    """
     clean = {
         name: [(a, b) for a, b in points if math.isfinite(a) and math.isfinite(b)] for name, points in series.items()
     }
     points = [point for line in clean.values() for point in line]
     if not points:
         return '<p class="note">Nothing was recorded.</p>'
-    xs, ys = [p[0] for p in points], [p[1] for p in points]
+    marks = marks or {}
+    xs, ys = [*(p[0] for p in points), *marks.values()], [p[1] for p in points]
     pad = (max(ys) - min(ys)) * 0.06 or abs(ys[0]) * 0.1 or 1.0
     scale_x = _Scale(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
-    scale_y = _Scale(min(ys) - pad, max(ys) + pad, _HEIGHT - _BOTTOM, _TOP)
+    places = _label_rows([(name, scale_x(at)) for name, at in sorted(marks.items(), key=lambda item: item[1])])
+    top = _TOP + 16 * (max((row for _, _, row in places), default=-1) + 1)
+    scale_y = _Scale(min(ys) - pad, max(ys) + pad, _HEIGHT - _BOTTOM, top)
     body = [_frame(scale_x, scale_y, x, y)]
     for i, line in enumerate(clean.values()):
         colour = _COLOURS[i % len(_COLOURS)]
-        path = " ".join(f"{scale_x(a)},{scale_y(b)}" for a, b in line)
-        body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
-        if len(line) <= 40:
+        if joined:
+            path = " ".join(f"{scale_x(a)},{scale_y(b)}" for a, b in line)
+            body.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="{path}"/>')
+        if len(line) <= 40 or not joined:
             body += [f'<circle cx="{scale_x(a)}" cy="{scale_y(b)}" r="3" fill="{colour}"/>' for a, b in line]
+    body += [_mark(name, at, _TOP + 16 * row, _HEIGHT - _BOTTOM) for name, at, row in places]
     return _legend(list(clean)) + _svg("".join(body), f"{y} over {x}")
 
 
