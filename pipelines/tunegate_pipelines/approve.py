@@ -4,7 +4,6 @@ from kfp import dsl
 
 from tunegate.approve.component import decide
 from tunegate_pipelines.resources import request as requested
-from tunegate_pipelines.resources import uncached
 
 
 @dsl.pipeline(name="approve", display_name="tunegate approve")  # type: ignore[untyped-decorator,unused-ignore]
@@ -19,4 +18,4 @@ def approve(request: str, decision: str, reason: str, registry: str) -> None:
         reason: Why, for the history.
         registry: Where versions and aliases lie: a folder or URI.
     """
-    requested(uncached(decide(request=request, decision=decision, reason=reason, registry=registry)), "decide")
+    requested(decide(request=request, decision=decision, reason=reason, registry=registry), "decide")

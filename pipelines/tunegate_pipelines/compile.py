@@ -6,9 +6,11 @@ import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from tunegate.contracts.files import write_atomically
 from tunegate_pipelines.image_digests import pinned
+from tunegate_pipelines.platform_settings import Platform, compiled_for
 
 #: Each pipeline is the function of its name in the module of its name.
 PIPELINES = ("finetune", "approve", "promote")
@@ -20,7 +22,12 @@ def golden(pipeline: str) -> Path:
 
 
 def compile_pipeline(
-    pipeline: str, output: Path, *, image_prefix: str = "", digests: Mapping[str, str] | None = None
+    pipeline: str,
+    output: Path,
+    *,
+    image_prefix: str = "",
+    digests: Mapping[str, str] | None = None,
+    platform: Platform | None = None,
 ) -> Path:
     """Writes a compiled pipeline to ``output``.
 
@@ -29,19 +36,31 @@ def compile_pipeline(
         output: where to write; the same code gives the same bytes.
         image_prefix: put before each image's name, for example ``registry.example.com/ml/``.
         digests: image → digest, by which each is then named; None: by the tag of this version.
+        platform: what it is compiled for; None: any KFP. On Kubernetes the file then holds a second document with what
+            pods are told.
 
     Raises:
         InputError: when an image of the pipeline has no digest; nothing is written then.
     """
     from kfp import compiler
 
-    function = getattr(import_module(f"tunegate_pipelines.{pipeline}"), pipeline)
     with tempfile.TemporaryDirectory(prefix="tunegate-") as folder:
         path = Path(folder) / "pipeline.yaml"
-        compiler.Compiler().compile(function, package_path=str(path))
+        compiler.Compiler().compile(_traced(pipeline, platform), package_path=str(path))
         text = path.read_text("utf-8")
     if digests is not None:
         text = pinned(text, digests)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text.replace("image: tunegate/", f"image: {image_prefix}tunegate/").encode())
     return output
+
+
+def _traced(pipeline: str, platform: Platform | None) -> Any:
+    """The pipeline as its module has it, or traced again for a platform."""
+    component = getattr(import_module(f"tunegate_pipelines.{pipeline}"), pipeline)
+    if platform is None:
+        return component
+    from kfp import dsl
+
+    with compiled_for(platform):
+        return dsl.pipeline(name=pipeline, display_name=f"tunegate {pipeline}")(component.pipeline_func)

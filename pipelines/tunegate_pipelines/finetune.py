@@ -15,7 +15,7 @@ from tunegate.quantize.component import quantize
 from tunegate.serve_check.component import serve_check
 from tunegate.train.component import train
 from tunegate_pipelines.form import default
-from tunegate_pipelines.resources import request, retried, uncached
+from tunegate_pipelines.resources import request
 from tunegate_pipelines.tasks import check, refused, summarize
 
 #: The models that are evaluated after training, in the order in which their tasks are declared.
@@ -76,7 +76,7 @@ def finetune(
             quantize, parity, evaluate, serve_check, gate, approve, promote, signing, serving.
     """
     ending = summarize(base_model=base_model, dataset=dataset, registry=registry, alias=alias)
-    request(uncached(ending), "summarize")
+    request(ending, "summarize")
     with dsl.ExitHandler(ending, name="tune and judge"):
         settings = check(
             base_model=base_model,
@@ -96,33 +96,33 @@ def finetune(
             seed=seed,
             recipe=recipe,
         )
-        request(uncached(settings), "check")
+        request(settings, "check")
         of = settings.outputs
 
         data = prepare(settings=of["prepare"], dataset=dataset, base_model=base_model)
-        request(uncached(data), "prepare")
+        request(data, "prepare")
         rows = data.outputs["prepared"]
 
         base = evaluate_base(settings=of["evaluate"], base_model=base_model, reuse=reuse_evaluations, dataset=rows)
-        request(uncached(base), "evaluate")
+        request(base, "evaluate")
         trained = train(settings=of["train"], base_model=base_model, checkpoint_uri=checkpoint_uri, dataset=rows)
-        retried(request(uncached(trained), "train"))
+        request(trained, "train")
         adapter = trained.outputs["adapter"]
         merging = merge(settings=of["merge"], base_model=base_model, adapter=adapter, dataset=rows)
-        request(uncached(merging), "merge")
+        request(merging, "merge")
         quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)
-        request(uncached(quantizing), "quantize")
+        request(quantizing, "quantize")
         models = {
             "adapter": adapter,
             "merged": merging.outputs["merged"],
             "quantized": quantizing.outputs["quantized"],
         }
         compared = parity(settings=of["parity"], base_model=base_model, dataset=rows, **models)
-        request(uncached(compared), "parity")
+        request(compared, "parity")
         evidence = {"parity": compared.outputs["report"], "base_evaluation": base.outputs["evaluation"]}
         for role in TUNED:
             tuned = evaluate_model(settings=of["evaluate"], reuse=reuse_evaluations, model=models[role], dataset=rows)
-            request(uncached(tuned).set_display_name(f"evaluate {role}"), "evaluate")
+            request(tuned.set_display_name(f"evaluate {role}"), "evaluate")
             evidence[f"{role}_evaluation"] = tuned.outputs["evaluation"]
         found = evaluate_champion(
             settings=of["evaluate"],
@@ -133,7 +133,7 @@ def finetune(
             dataset=rows,
             like=base.outputs["evaluation"],
         )
-        request(uncached(found), "evaluate")
+        request(found, "evaluate")
         evidence["champion"] = found.outputs["champion"]
         served = serve_check(
             settings=of["serve_check"],
@@ -142,11 +142,11 @@ def finetune(
             dataset=rows,
             evaluation=evidence["quantized_evaluation"],
         )
-        request(uncached(served), "serve_check")
+        request(served, "serve_check")
         evidence["serving"] = served.outputs["report"]
 
         judged = gate(settings=of["gate"], registry=registry, dataset=rows, **models, **evidence)
-        request(uncached(judged), "gate")
+        request(judged, "gate")
         verdict = judged.outputs["verdict"]
         with dsl.If(judged.outputs["decision"] == "PASS", name="passed"):
             judged_all = {"verdict": verdict, **models, **evidence}
@@ -154,18 +154,18 @@ def finetune(
                 asking = request_approval(
                     settings=of["approve"], signing=of["signing"], alias=alias, registry=registry, **judged_all
                 )
-                request(uncached(asking), "request_approval")
+                request(asking, "request_approval")
                 asked = asking.outputs["request"]
                 waiting = await_approval(settings=of["approve"], registry=registry, request=asked)
-                retried(request(uncached(waiting), "await_approval"))
+                request(waiting, "await_approval")
                 with dsl.If(waiting.outputs["decision"] == "approve", name="approved"):
                     moving = promote_approved(signing=of["signing"], registry=registry, request=asked)
-                    request(uncached(moving), "promote")
+                    request(moving, "promote")
                 with dsl.Else(name="denied"):
-                    request(uncached(not_approved(answer=waiting.outputs["answer"])), "not_approved")
+                    request(not_approved(answer=waiting.outputs["answer"]), "not_approved")
             with dsl.If(of["approval"] == "waived", name="approval waived"):  # any other word promotes nothing
                 promoting = promote(settings=of["promote"], signing=of["signing"], registry=registry, **judged_all)
-                request(uncached(promoting), "promote")
+                request(promoting, "promote")
         with dsl.Else(name="not passed"):
             refusing = refused(settings=of["approve"], alias=alias, registry=registry, verdict=verdict)
-            request(uncached(refusing), "refused")
+            request(refusing, "refused")

@@ -97,7 +97,7 @@ def answer(
     train = resolve_step(form, read.sections, _TRAIN)
     _refuse_unprunable(train)
     name = _model_name(read, model)
-    config = _config(name)
+    config = model_config(name)
     asked = train["gradient_checkpointing"]
     ways = (False, True) if asked is None else (asked,)
     found = fits(config, train)
@@ -160,7 +160,15 @@ def _model_name(recipe: Recipe, model: str | None) -> str:
 _REMEDY = f"give --model: a model's folder, its config.json, or one of {', '.join(KNOWN_MODELS)}"
 
 
-def _config(name: str) -> dict[str, Any]:
+def model_config(name: str) -> dict[str, Any]:
+    """A model's ``config.json``.
+
+    Args:
+        name: a known model, a model's folder, or the file itself.
+
+    Raises:
+        ModelError: when there is none, or it cannot be read.
+    """
     if name in KNOWN_MODELS:
         return known_config(name)
     path = Path(name).expanduser()

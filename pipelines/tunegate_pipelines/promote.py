@@ -4,7 +4,6 @@ from kfp import dsl
 
 from tunegate.promote.component import promote_approved
 from tunegate_pipelines.resources import request as requested
-from tunegate_pipelines.resources import uncached
 
 
 @dsl.pipeline(name="promote", display_name="tunegate promote")  # type: ignore[untyped-decorator,unused-ignore]
@@ -20,4 +19,4 @@ def promote(
         registry: Where versions and aliases lie: a folder or URI.
         signing: Whose signature counts, as in the section 'signing' of a recipe: method, public_key, …
     """
-    requested(uncached(promote_approved(signing=signing, registry=registry, request=request)), "promote")
+    requested(promote_approved(signing=signing, registry=registry, request=request), "promote")

@@ -16,12 +16,9 @@ Each setting stands in one place: what the run form holds may not be set again i
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.contracts.approval_rules import refuse_unusable
@@ -32,6 +29,7 @@ from tunegate.registry.aliases import check_alias_name
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+from tunegate_pipelines.yaml_file import parse_yaml, read_text
 
 RUN_SECTION = "run"
 
@@ -52,15 +50,6 @@ class Recipe:
     sections: Mapping[str, Mapping[str, Any]]
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-4 is a number, as YAML 1.2 says and as everyone writes it."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
-
-
 def read_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     """Reads a recipe file and lays ``overrides`` over it.
 
@@ -71,7 +60,7 @@ def read_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         SettingsError: when it cannot be read, or names something unknown.
     """
-    document = {} if path is None else _load(_text(path), str(path))
+    document = {} if path is None else parse_yaml(read_text(path, what="recipe"), where=str(path))
     if not isinstance(document, Mapping):
         raise SettingsError(
             f"{path} is not a recipe.",
@@ -191,9 +180,8 @@ def _override(text: str) -> tuple[str, str, Any]:
             expected=f"NAME=VALUE for the run form, or STEP.NAME=VALUE with a step of {', '.join(SECTIONS)}",
             remedy="for example --set learning_rate=2e-4 or --set train.per_device_train_batch_size=4",
         )
-    return (
-        (section, setting, _load(value, f"--set {name}")) if dot else (RUN_SECTION, name, _load(value, f"--set {name}"))
-    )
+    parsed = parse_yaml(value, where=f"--set {name}")
+    return (section, setting, parsed) if dot else (RUN_SECTION, name, parsed)
 
 
 def _section(value: Any, where: str) -> dict[str, Any]:
@@ -207,27 +195,3 @@ def _section(value: Any, where: str) -> dict[str, Any]:
             remedy=f"write {where} as 'name: value' lines",
         )
     return dict(value)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"The recipe {path} cannot be read.",
-            seen=f"{type(error).__name__}: {error}",
-            expected="a YAML file",
-            remedy="check the path",
-        ) from error
-
-
-def _load(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise SettingsError(
-            f"{where} is no valid YAML.",
-            seen=" ".join(str(error).split()),
-            expected="a YAML document",
-            remedy="check indentation, quotes and colons at the place named",
-        ) from error

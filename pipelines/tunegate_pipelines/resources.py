@@ -6,63 +6,95 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tunegate_pipelines.platform_settings import apply_platform, platform_now
+
 
 @dataclass(frozen=True)
 class Request:
-    """Cores, memory and accelerators of one step: limits, so that the pod is scheduled where they are free."""
+    """Cores, memory and accelerators of one step: limits, so that the pod is scheduled where they are free.
+
+    Attributes:
+        cpu, memory: as Kubernetes writes them.
+        accelerators: how many.
+        timeout_seconds: after which a pod hangs, and is stopped; 0 where a recipe says how long it may stand.
+        cause: why trying again helps, one of :data:`RETRIES`; empty where it does not.
+    """
 
     cpu: str
     memory: str
     accelerators: int = 0
+    timeout_seconds: int = 3600
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often a step is tried again, and after how long."""
+
+    count: int
+    backoff: str
+    factor: float
+    longest: str
 
 
 #: The Kubernetes resource that is counted.
 ACCELERATOR = "nvidia.com/gpu"
 
-_CONTROL = Request(cpu="1", memory="1Gi")
+#: Cause → how it is tried again. KFP itself does not tell causes apart: a step has that of what it does. A step that
+#: judges has none: it says the same each time. Bad input costs a step with a cause some seconds each time.
+RETRIES: Mapping[str, Retry] = {
+    # Its pod is taken away, for days at times: it goes on from its last checkpoint, or waits on.
+    "interrupted": Retry(3, "60s", 2.0, "600s"),
+    # A bucket, a hub or the cluster's API did not answer: what was uploaded or asked for is found again.
+    "unreachable": Retry(2, "30s", 2.0, "120s"),
+}
+
+_HOUR = 3600
+_CONTROL = Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR)
 
 #: Step → what it asks for: room for a model of about 8 B parameters on one accelerator.
 REQUESTS: Mapping[str, Request] = {
-    "check": _CONTROL,
-    "prepare": Request(cpu="4", memory="16Gi"),
-    "train": Request(cpu="8", memory="64Gi", accelerators=1),
-    "merge": Request(cpu="4", memory="64Gi"),  # 'merge_base: measure' loads what it merged
-    "quantize": Request(cpu="8", memory="64Gi", accelerators=1),
-    "parity": Request(cpu="8", memory="64Gi", accelerators=1),
-    "evaluate": Request(cpu="8", memory="64Gi", accelerators=1),
-    "serve_check": Request(cpu="8", memory="64Gi", accelerators=1),
+    "check": Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR, cause="unreachable"),
+    "begin_retrain": Request(cpu="2", memory="4Gi", timeout_seconds=6 * _HOUR, cause="unreachable"),
+    "prepare": Request(cpu="4", memory="16Gi", timeout_seconds=12 * _HOUR, cause="unreachable"),
+    "train": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=7 * 24 * _HOUR, cause="interrupted"),
+    "merge": Request(cpu="4", memory="64Gi", timeout_seconds=12 * _HOUR),  # 'merge_base: measure' loads what it merged
+    "quantize": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=24 * _HOUR),
+    "parity": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=12 * _HOUR),
+    "evaluate": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=24 * _HOUR, cause="unreachable"),
+    "serve_check": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=12 * _HOUR),
     "gate": Request(cpu="2", memory="4Gi"),
-    "request_approval": Request(cpu="2", memory="4Gi"),
-    "await_approval": Request(cpu="250m", memory="512Mi"),  # it may stand for days
+    "request_approval": Request(cpu="2", memory="4Gi", timeout_seconds=12 * _HOUR, cause="unreachable"),
+    "await_approval": Request(cpu="250m", memory="512Mi", timeout_seconds=0, cause="interrupted"),  # it stands for days
     "not_approved": _CONTROL,
     "decide": Request(cpu="1", memory="2Gi"),
-    "promote": Request(cpu="2", memory="4Gi"),
+    "promote": Request(cpu="2", memory="4Gi", timeout_seconds=12 * _HOUR, cause="unreachable"),
     "refused": _CONTROL,
     "summarize": _CONTROL,
+    "end_retrain": Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR, cause="unreachable"),
 }
 
 
 def request(task: Any, step: str) -> Any:
-    """The task with its step's request."""
-    wanted = REQUESTS[step]
-    task.set_cpu_limit(wanted.cpu).set_memory_limit(wanted.memory)
-    if wanted.accelerators:
-        task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(wanted.accelerators)
-    return task
-
-
-def retried(task: Any) -> Any:
-    """The task, tried again when its pod is taken away or it asks for that: it goes on from its last checkpoint.
-
-    KFP does not tell causes apart, so that bad input is tried again as well; that costs seconds each time.
-    """
-    return task.set_retry(num_retries=3, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="600s")
-
-
-def uncached(task: Any) -> Any:
-    """The task, run each time, as every task here is.
+    """The task with its step's request, and with what the platform adds that is compiled for; run each time.
 
     KFP's cache key holds the names of input artifacts and the text of parameters, not the bytes behind them: a step
     could be skipped and hand on what was made from other rows, another base model or another installed version.
     """
-    return task.set_caching_options(False)
+    wanted, platform = REQUESTS[step], platform_now()
+    task.set_caching_options(False)
+    if platform is None:
+        task.set_cpu_limit(wanted.cpu).set_memory_limit(wanted.memory)
+        if wanted.accelerators:
+            task.set_accelerator_type(ACCELERATOR).set_accelerator_limit(wanted.accelerators)
+    else:
+        apply_platform(task, step, platform)
+    retry = RETRIES.get(wanted.cause)
+    count = retry.count if retry else 0
+    if platform is not None and (said := platform.placements[step].retries) is not None:
+        retry, count = retry or RETRIES["unreachable"], said
+    if retry and count:
+        task.set_retry(
+            count, backoff_duration=retry.backoff, backoff_factor=retry.factor, backoff_max_duration=retry.longest
+        )
+    return task

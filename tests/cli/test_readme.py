@@ -37,6 +37,10 @@ RUN_ELSEWHERE = {
         "tests/deploy/test_supervisor.py",
         '"champion", "--folder", str(self.folder), "--port", "0", "--recipe"',
     ),
+    ".venv/bin/tunegate submit recipe.yaml --cluster cluster.yaml --model llama-3-8b": (
+        "tests/pipelines/kfp/test_submit.py",
+        '"submit", str(home / "recipe.yaml"), "--cluster"',
+    ),
     ".venv/bin/tunegate deployed": ("tests/deploy/test_supervisor.py", '"tunegate", "deployed"'),
     ".venv/bin/tunegate costs measure http://127.0.0.1:8000 --model champion --rate 2 --output costs/champion.json": (
         "tests/costs/test_measure.py",

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import typer
 
-from tunegate.cli import approve, costs, deploy, evaluate, export, fleet, lint, plan, registry, report, rollback, run
+from tunegate.cli import (
+    approve,
+    costs,
+    deploy,
+    evaluate,
+    export,
+    fleet,
+    lint,
+    plan,
+    registry,
+    report,
+    rollback,
+    run,
+    submit,
+)
 from tunegate.cli import compile as compile_
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-for group in (run, report, lint, evaluate, export, plan, compile_, approve, rollback, deploy):
+for group in (run, submit, report, lint, evaluate, export, plan, compile_, approve, rollback, deploy):
     app.add_typer(group.commands)
 app.add_typer(registry.commands, name="registry")
 app.add_typer(fleet.commands, name="fleet")
