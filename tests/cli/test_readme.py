@@ -41,6 +41,11 @@ RUN_ELSEWHERE = {
         "tests/pipelines/kfp/test_submit.py",
         '"submit", str(home / "recipe.yaml"), "--cluster"',
     ),
+    ".venv/bin/tunegate fleet plan fleet.yaml": (
+        "tests/fleet/test_plan.py",
+        '"fleet", "plan", str(root / "fleet.yaml")',
+    ),
+    ".venv/bin/tunegate fleet serve fleet.yaml": ("tests/fleet/test_source.py", '"tunegate", "fleet", "serve"'),
     ".venv/bin/tunegate deployed": ("tests/deploy/test_supervisor.py", '"tunegate", "deployed"'),
     ".venv/bin/tunegate costs measure http://127.0.0.1:8000 --model champion --rate 2 --output costs/champion.json": (
         "tests/costs/test_measure.py",

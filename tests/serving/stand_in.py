@@ -38,6 +38,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--kv-cache-memory-bytes", type=int)
     for name in ("enforce-eager", "disable-uvicorn-access-log", "disable-fastapi-docs"):
         parser.add_argument(f"--{name}", action="store_true")
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-loras", type=int)
+    parser.add_argument("--max-lora-rank", type=int)
+    parser.add_argument("--lora-modules", nargs="+", type=json.loads, default=[])
     return parser.parse_args()
 
 
@@ -53,9 +57,10 @@ def main() -> None:
         subprocess.Popen([sys.executable, "-c", WORKER])
     print("loading", flush=True)
     time.sleep(TOLD.get("delay", 0))
+    adapters = [module["name"] for module in given.lora_modules]
     cards = [
         {"id": name, "root": given.model, "parent": None, "max_model_len": 8}
-        for name in TOLD.get("names", given.served_model_name)
+        for name in TOLD.get("names", [*given.served_model_name, *adapters])
     ]
     answers = {"/health": b"", "/v1/models": json.dumps({"data": cards}).encode()}
 
@@ -66,11 +71,14 @@ def main() -> None:
             self.wfile.write(answers.get(self.path, b""))
 
         def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
+            known = asked in adapters or asked in given.served_model_name
             if TOLD.get("dumb"):
                 print("(Worker pid=7) AttributeError: no such kernel", flush=True)
-            self.send_response(500 if TOLD.get("dumb") else 200)
+            self.send_response(500 if TOLD.get("dumb") else 200 if known else 404)
             self.end_headers()
-            self.wfile.write(json.dumps({"model": given.served_model_name[0], "choices": [ANSWER]}).encode())
+            model = asked if asked in adapters else given.served_model_name[0]
+            self.wfile.write(json.dumps({"model": model, "choices": [ANSWER]}).encode())
 
     HTTPServer((given.host, given.port), Handler).serve_forever()
 

@@ -2,35 +2,127 @@
 
 from __future__ import annotations
 
+import sys
+import tempfile
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from tunegate.cli.arguments import JsonOption
+from tunegate.cli.deploy import (
+    CheckOption,
+    DrainOption,
+    FolderOption,
+    HostOption,
+    PortOption,
+    PublicKeyOption,
+    PythonOption,
+    ReadyOption,
+    ServingRecipeOption,
+    local_settings,
+    serving_sections,
+    until_stopped,
+)
 from tunegate.cli.shown import errors_shown, print_json
 
 commands = typer.Typer(no_args_is_help=True, help="Many adapters on one base.")
 
+FleetArgument = Annotated[Path, typer.Argument(help="A fleet file: base, and adapters by alias.", show_default=False)]
+
 
 @commands.command()
 def plan(
-    fleet: Annotated[Path, typer.Argument(help="A fleet file: base, and adapters by alias.", show_default=False)],
+    fleet: FleetArgument,
+    public_key: PublicKeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what one vLLM would serve of a fleet file, or why it would not; nothing is started or written."""
+    """Say what one vLLM would serve of a fleet file, or why it would not; nothing is started or kept."""
     with errors_shown():
-        from tunegate.preflight.fleet import plan_fleet, read_fleet
+        from tunegate.fleet.build import build_fleet, read_built
 
-        planned = plan_fleet(read_fleet(fleet), root=fleet.parent)
-        if as_json:
-            print_json(planned.to_json())
-            return
-        lines = [f"base {planned.base}"]
-        for adapter in planned.adapters:
-            lines.append(f"{adapter.alias} → {adapter.digest}  rank {adapter.rank}")
-            lines += [f"  not checked: {each}" for each in adapter.unchecked]
-        lines.append(f"--max-loras {planned.max_loras} --max-lora-rank {planned.max_lora_rank}")
-        Console().print(Text("\n".join(lines)), soft_wrap=True)
+        _, signing = serving_sections(None, public_key)
+        resolved = _resolved(fleet, "auto", check=False)
+        with tempfile.TemporaryDirectory(prefix="tunegate-fleet-plan-") as scratch:
+            with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
+                build_fleet(resolved, signing, Path(scratch) / "fleet")
+            planned = read_built(Path(scratch) / "fleet")
+        _show(planned, as_json)
+
+
+@commands.command()
+def build(
+    fleet: FleetArgument,
+    output: Annotated[Path, typer.Option(help="Where the fleet is written.", show_default=False)],
+    recipe: ServingRecipeOption = None,
+    check: CheckOption = "probes",
+    public_key: PublicKeyOption = "",
+    python: PythonOption = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Export the adapters of a fleet file under their digests, with what the PEFT model of each answers."""
+    with errors_shown():
+        from tunegate.fleet.build import build_fleet, read_built
+        from tunegate.serving.environment import find_environment
+        from tunegate.serving.flags import served_dtype
+
+        flags, signing = serving_sections(recipe, public_key)
+        dtype = served_dtype(flags, find_environment(python)) if flags.dtype == "auto" else flags.dtype
+        settings = local_settings(check=check)
+        with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
+            build_fleet(_resolved(fleet, dtype, check=settings.check != "none"), signing, output)
+        _show(read_built(output), as_json)
+
+
+@commands.command()
+def serve(
+    fleet: FleetArgument,
+    folder: FolderOption = Path("runs/serving"),
+    recipe: ServingRecipeOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    check: CheckOption = "probes",
+    public_key: PublicKeyOption = "",
+    drain_seconds: DrainOption = 600.0,
+    ready_seconds: ReadyOption = 900.0,
+    python: PythonOption = "",
+) -> None:
+    """Serve a fleet file on this machine, at an address that stays, and follow the file until stopped."""
+    with errors_shown():
+        from tunegate.deploy.supervisor import supervise
+        from tunegate.fleet.source import FleetSource
+        from tunegate.serving.environment import find_environment
+
+        given: dict[str, Any] = {"host": host, "port": port, "check": check, "python": python}
+        settings = local_settings(**given, drain_seconds=drain_seconds, ready_seconds=ready_seconds)
+        flags, signing = serving_sections(recipe, public_key)
+        where = find_environment(settings.python)
+        source = FleetSource(fleet, folder / "fleets", settings, flags, signing, where)
+        source.wanted()  # what is wrong in the file is said before anything starts
+        until_stopped(lambda stopping: supervise(source, settings, where, folder=folder, stopping=stopping))
+
+
+def _resolved(path: Path, dtype: str, *, check: bool) -> Any:
+    from tunegate.fleet.file import read_fleet
+    from tunegate.fleet.resolve import Digests, resolve
+    from tunegate.storage.open import open_storage
+
+    fleet = read_fleet(path)
+    storage = open_storage(fleet.registry) if fleet.registry else None
+    return resolve(fleet, Digests(), storage, dtype=dtype, check=check)
+
+
+def _show(built: Any, as_json: bool) -> None:
+    if as_json:
+        print_json(built.to_json())
+        return
+    lines = [f"base {built.base}"]
+    for adapter in built.adapters:
+        judged = f"version {adapter.version[:12]}" if adapter.version else "not judged by a gate"
+        lines.append(f"{adapter.alias} → {adapter.served}  rank {adapter.rank}  {judged}")
+        lines += [f"  not checked: {each}" for each in adapter.unchecked]
+    lines.append(f"--max-loras {built.max_loras} --max-lora-rank {built.max_lora_rank}")
+    Console().print(Text("\n".join(lines)), soft_wrap=True)

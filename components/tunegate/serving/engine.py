@@ -41,6 +41,9 @@ _NEVER = (
     "--tool-parser-plugin", "--reasoning-parser-plugin", "--io-processor-plugin", "--grpc", "--headless",
 )  # fmt: skip
 
+#: Variables by which vLLM would load an adapter while it serves, or code that nobody judged.
+_NEVER_TOLD = ("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "VLLM_LORA_RESOLVER_CACHE_DIR", "VLLM_PLUGINS")
+
 _NAME = re.compile(r"[\w.@:/-]+")
 
 
@@ -144,6 +147,9 @@ def _check(engine: Engine, where: ServeEnvironment, served_name: str) -> None:
     if unusable or len(set(names)) < len(names):
         raise _wrong("served_name or lora_modules", ", ".join(unusable or names), "names that differ, without spaces")
     _check_extra(engine.extra)
+    loading = [name for name in _NEVER_TOLD if name in engine.environment]
+    if loading:
+        raise _wrong("environment", ", ".join(loading), "none that loads adapters or code into a server that runs")
 
 
 def _check_extra(extra: tuple[str, ...]) -> None:

@@ -36,7 +36,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, options in kinds.items():
         model = LlamaForCausalLM.from_pretrained(folder / "base")
-        adapted = get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"], **options))
+        adapted = get_peft_model(
+            model, LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False, **options)
+        )
         adapted.save_pretrained(folder / name)
     return folder
 
@@ -52,12 +54,15 @@ def test_room_is_for_the_largest_rank_and_each_adapter_has_the_name_of_its_conte
     plan = json.loads(result.stdout)
     assert (plan["max_loras"], plan["max_lora_rank"]) == (3, 32)
     assert plan["base"] == input_digest(root / "base")
-    assert {each["alias"]: (each["digest"], each["rank"]) for each in plan["adapters"]} == {
-        "a": (input_digest(root / "small"), 4),
-        "again": (input_digest(root / "small"), 4),
-        "b": (input_digest(root / "pattern"), 24),
+    assert {each["alias"]: (each["adapter"], each["rank"]) for each in plan["adapters"]} == {
+        "a": (input_digest(root / "small"), 8),
+        "again": (input_digest(root / "small"), 8),
+        "b": (input_digest(root / "pattern"), 32),
         "c": (input_digest(root / "rslora"), 8),
     }
+    served = {each["alias"]: each["served"] for each in plan["adapters"]}
+    assert served["a"] == served["again"]
+    assert len(set(served.values())) == 3
 
 
 def test_what_could_not_be_checked_is_said(root: Path) -> None:
