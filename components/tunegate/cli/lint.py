@@ -7,14 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from tunegate.cli.arguments import JsonOption, SetOption
-from tunegate.cli.shown import errors_shown, print_json
+from tunegate.cli.shown import errors_shown, print_json, print_linted
 from tunegate.contracts.errors import InputError
 from tunegate.contracts.vllm import DEFAULT_SERVED_RANK, VLLM
-from tunegate.preflight.lint import Linted
 
 commands = typer.Typer()
 
@@ -60,7 +57,7 @@ def _lint_recipe(recipe: Path, overrides: list[str], as_json: bool) -> None:
     if as_json:
         print_json(linted.to_json())
     else:
-        _print_linted(linted, nothing="nothing to say: this recipe can run")
+        print_linted(linted, nothing="nothing to say: this recipe can run")
     refuse(linted)
 
 
@@ -72,7 +69,7 @@ def _lint_adapter(adapter: Path, base: Path | None, max_lora_rank: int | None, a
     if as_json:
         print_json(verdict.to_json())
     else:
-        _print_linted(verdict.linted, nothing=f"{VLLM} loads this adapter with --max-lora-rank {room}")
+        print_linted(verdict.linted, nothing=f"{VLLM} loads this adapter with --max-lora-rank {room}")
     refuse_adapter(adapter, verdict)
 
 
@@ -85,23 +82,3 @@ def _refuse_other_options(command: str, options: Mapping[str, Any]) -> None:
             expected="options of what is checked",
             remedy=f"leave {' and '.join(given)} out",
         )
-
-
-def _print_linted(linted: Linted, *, nothing: str) -> None:
-    """Findings for a person, each with what to do, and the rules that could not be checked.
-
-    Args:
-        nothing: what is said when there is no finding.
-    """
-    console = Console()
-    for finding in linted.findings:
-        tone = "red" if finding.severity == "error" else "yellow"
-        console.print(Text.assemble((finding.severity, tone), f" {finding.rule}"))
-        for name, told in (("seen", finding.seen), ("to do", finding.remedy), ("see", finding.reference)):
-            console.print(Text(f"  {name + ':':<7}{told}"), soft_wrap=True)
-    if not linted.findings:
-        console.print(Text(nothing), soft_wrap=True)
-    for unchecked in linted.unchecked:
-        console.print(Text(f"not checked: {unchecked.rule} ({unchecked.reason})", "dim"), soft_wrap=True)
-    for text in linted.told:
-        console.print(Text(text, "dim"), soft_wrap=True)

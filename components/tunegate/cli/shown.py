@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -13,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunegate.contracts.errors import GateRefused, TunegateError
+
+if TYPE_CHECKING:
+    from tunegate.preflight.lint import Linted
 
 
 @contextmanager
@@ -47,3 +50,23 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool, *, nothing: str
         for row in rows:
             drawn.add_row(*(Text(str(value)) for value in row.values()))
         console.print(drawn)
+
+
+def print_linted(linted: Linted, *, nothing: str) -> None:
+    """Findings for a person, each with what to do, and the rules that could not be checked.
+
+    Args:
+        nothing: what is said when there is no finding.
+    """
+    console = Console()
+    for finding in linted.findings:
+        tone = "red" if finding.severity == "error" else "yellow"
+        console.print(Text.assemble((finding.severity, tone), f" {finding.rule}"))
+        for name, told in (("seen", finding.seen), ("to do", finding.remedy), ("see", finding.reference)):
+            console.print(Text(f"  {name + ':':<7}{told}"), soft_wrap=True)
+    if not linted.findings:
+        console.print(Text(nothing), soft_wrap=True)
+    for unchecked in linted.unchecked:
+        console.print(Text(f"not checked: {unchecked.rule} ({unchecked.reason})", "dim"), soft_wrap=True)
+    for text in linted.told:
+        console.print(Text(text, "dim"), soft_wrap=True)

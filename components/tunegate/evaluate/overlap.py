@@ -47,6 +47,14 @@ def find_overlap(
     Returns:
         task → ``exact``, ``near`` (a row counts once), and ``examples`` with the learned row that each is like.
     """
+    matches = find_matches(learned, asked, threshold=threshold)
+    return {task: _counted(task, matches) for task in asked}
+
+
+def find_matches(
+    learned: Sequence[Mapping[str, Any]], asked: Mapping[str, Mapping[str, Asked]], *, threshold: float
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, row id) → the learned row that it is most like. See :func:`find_overlap`."""
     rows = [(task, row_id, one) for task, found in asked.items() for row_id, one in sorted(found.items())]
     matches = _matches(
         [(str(row["id"]), _said(row, "prompt")) for row in learned],
@@ -59,7 +67,7 @@ def find_overlap(
         threshold,
     ).items():
         matches.setdefault(place, {**match, "part": "completion"})
-    return {task: _counted(task, matches) for task in asked}
+    return matches
 
 
 def _said(row: Mapping[str, Any], part: str) -> str:

@@ -18,13 +18,12 @@ from tunegate.models.load import load_tokenizer
 from tunegate.models.row_content import content_digest
 from tunegate.models.strata import stratified
 from tunegate.prepare.check import check_rows
-from tunegate.prepare.duplicates import without_exact, without_near
+from tunegate.prepare.clean import clean
 from tunegate.prepare.formats import detect_format
-from tunegate.prepare.overlap import find_overlap, without_overlap
 from tunegate.prepare.profile import Prepared, profile, reasons, row_count, summary
 from tunegate.prepare.profile_page import profile_page
 from tunegate.prepare.read import Source, read_source
-from tunegate.prepare.rows import Candidate, Dropped, lines
+from tunegate.prepare.rows import Candidate, lines
 from tunegate.prepare.settings import PrepareSettings
 from tunegate.prepare.split import SIDES, Side, rows_needed
 
@@ -63,22 +62,15 @@ def _prepare(source: Source, tokenizer: Any, base_model: Path, settings: Prepare
     refuse_contradictions(base_model, tokenizer, conversations=format_name != "text")
     say("prepare", f"{len(source.rows)} rows of the format {format_name}")
     rows, invalid = check_rows(source.rows, format_name, tokenizer, settings)
-    rows, exact = without_exact(rows)
-    rows, near = without_near(rows, threshold=settings.near_duplicate_threshold)
-    found = find_overlap(rows, threshold=settings.overlap_threshold)
-    remaining, overlapping = found, list[Dropped]()
-    while remaining and settings.overlap_strategy == "drop":  # fewer rows can make others stand out as alike
-        rows, dropped = without_overlap(rows, remaining)
-        overlapping += dropped
-        remaining = find_overlap(rows, threshold=settings.overlap_threshold)
+    cleaned = clean(rows, settings)
     prepared = Prepared(
         format=format_name,
         read=len(source.rows),
-        rows=rows,
-        dropped=[*invalid, *exact, *near, *overlapping],
-        found=found,
-        remaining=remaining,
-        calibration=_calibration(rows, settings.num_calibration_samples),
+        rows=cleaned.rows,
+        dropped=[*invalid, *cleaned.dropped],
+        found=cleaned.found,
+        remaining=cleaned.remaining,
+        calibration=_calibration(cleaned.rows, settings.num_calibration_samples),
     )
     _refuse_empty_sides(prepared, settings)
     return prepared

@@ -35,7 +35,7 @@ def fact_ingestion(context: Context) -> Iterator[Remark]:
 
 def max_length(context: Context) -> Iterator[Remark]:
     """Rows longer than the base has positions for."""
-    asked, known = context.of("train")["max_length"], _positions(context.config)
+    asked, known = context.of("train")["max_length"], known_positions(context.config)
     if known and asked > known:
         yield Remark(
             "error",
@@ -44,7 +44,7 @@ def max_length(context: Context) -> Iterator[Remark]:
         )
 
 
-def _positions(config: Mapping[str, Any]) -> int:
+def known_positions(config: Mapping[str, Any]) -> int:
     """How far the base's positions go, stretched ones included; 0 when the config does not say."""
     text = config.get("text_config") or config
     known = text.get("max_position_embeddings") or 0
