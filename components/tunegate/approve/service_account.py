@@ -37,8 +37,9 @@ def verify_service_account(token: str, rules: Rules, api: Any = None) -> Identit
         raise RunError(
             "The cluster cannot be asked whose token it is.",
             seen=f"{type(error).__name__}: {told}",
-            expected="a TokenReview: this service account needs the ClusterRole system:auth-delegator",
-            remedy="bind that role, or verify tokens as approve.identity 'oidc' with the cluster's issuer",
+            expected="a TokenReview: this service account needs a ClusterRole with create on tokenreviews",
+            remedy="bind one as manifests/overlays/*/token-review.yaml do, and nothing wider; or verify tokens as "
+            "approve.identity 'oidc' with the cluster's issuer",
         ) from None  # the request it tells of holds the token
     expected = f"a service account's token for {rules.audience or 'this cluster'}"
     if not status.authenticated:
