@@ -8,7 +8,7 @@ SERVING := .venvs/serve/.installed
 LEGACY := .venvs/quantize_legacy/.installed
 LOCKS := lock-local lock-serve lock-quantize_legacy
 # Those of images, with hashes, at the versions of lock-local; torch first, for the others leave out what it holds.
-HASHED := lock-build lock-torch lock-control lock-train lock-quantize lock-evaluate
+HASHED := lock-build lock-torch lock-control lock-train lock-quantize lock-evaluate lock-vllm lock-autoawq
 
 .PHONY: demo serve test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) $(HASHED) smoke install serve-environment quantize-legacy-environment clean
 .DEFAULT_GOAL := test
@@ -98,7 +98,7 @@ $(HASHED): lock-%:
 	mv .venvs/lock-$*/requirements.lock images/$*/requirements.lock
 	rm -rf .venvs/lock-$*
 
-smoke: smoke-control smoke-train smoke-quantize smoke-evaluate  ## each image's environment, made of its lock and tried: gigabytes
+smoke: smoke-control smoke-train smoke-quantize smoke-quantize_legacy smoke-evaluate smoke-serve  ## each image's environment, made of its lock and tried: gigabytes
 
 smoke-%:
 	images/smoke.sh $*

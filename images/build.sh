@@ -10,7 +10,7 @@ prefix=${1:?the registry and folder that images are pushed to, with a slash at t
 digests=${2:?the file to write}
 shift 2
 images=("$@")
-[[ ${#images[@]} -gt 0 ]] || images=(control train quantize evaluate)
+[[ ${#images[@]} -gt 0 ]] || images=(control train quantize quantize_legacy evaluate serve)
 if [[ ! ${PYTHON_IMAGE:-} =~ ^[^@[:space:]]+@sha256:[0-9a-f]{64}$ ]]; then
     echo "PYTHON_IMAGE must name an image by digest, NAME@sha256:…; seen: '${PYTHON_IMAGE:-}'" >&2
     exit 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.files import write_atomically
-from tunegate_pipelines.image_digests import pinned
+from tunegate_pipelines.image_digests import located, pinned
 from tunegate_pipelines.platform_settings import Platform, compiled_for
 
 #: Each pipeline is the function of its name in the module of its name.
@@ -48,10 +48,9 @@ def compile_pipeline(
         path = Path(folder) / "pipeline.yaml"
         compiler.Compiler().compile(_traced(pipeline, platform), package_path=str(path))
         text = path.read_text("utf-8")
-    if digests is not None:
-        text = pinned(text, digests)
+    text = located(text, image_prefix) if digests is None else pinned(text, digests, prefix=image_prefix)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(output, text.replace("image: tunegate/", f"image: {image_prefix}tunegate/").encode())
+    write_atomically(output, text.encode())
     return output
 
 

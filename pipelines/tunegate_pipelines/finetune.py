@@ -15,6 +15,7 @@ from tunegate.quantize.component import quantize
 from tunegate.serve_check.component import serve_check
 from tunegate.train.component import train
 from tunegate_pipelines.form import default
+from tunegate_pipelines.quantizers import in_image, quantizers
 from tunegate_pipelines.resources import request
 from tunegate_pipelines.tasks import check, refused, summarize
 
@@ -95,6 +96,7 @@ def finetune(
             evaluation_rows=evaluation_rows,
             seed=seed,
             recipe=recipe,
+            quantizers=quantizers(),
         )
         request(settings, "check")
         of = settings.outputs
@@ -111,7 +113,7 @@ def finetune(
         merging = merge(settings=of["merge"], base_model=base_model, adapter=adapter, dataset=rows)
         request(merging, "merge")
         quantizing = quantize(settings=of["quantize"], model=merging.outputs["merged"], dataset=rows)
-        request(quantizing, "quantize")
+        request(in_image(quantizing, of["quantizer"]), "quantize")
         models = {
             "adapter": adapter,
             "merged": merging.outputs["merged"],

@@ -8,14 +8,12 @@ from pathlib import Path
 
 from tunegate.contracts.errors import InputError
 from tunegate.contracts.files import read_json_object
-from tunegate.contracts.images import IMAGES
+from tunegate.contracts.images import ALL_IMAGES, image_name
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
-
-def image_name(reference: str) -> str:
-    """An image of :data:`IMAGES` without its tag."""
-    return reference.rpartition(":")[0]
+#: Where a compiled pipeline names an image: a container's, or one among those that quantize's is chosen of.
+_NAMED = re.compile(rf"(?<=: )(?:{'|'.join(map(re.escape, ALL_IMAGES))})$", re.MULTILINE)
 
 
 def read_digests(path: Path) -> Mapping[str, str]:
@@ -41,7 +39,7 @@ def read_digests(path: Path) -> Mapping[str, str]:
             expected="a JSON object: image, and its digest",
             remedy="take the file that images/build.sh wrote",
         ) from error
-    known = {image_name(reference) for reference in IMAGES.values()}
+    known = set(map(image_name, ALL_IMAGES))
     wrong = [name for name in found if name not in known]
     wrong += [f"{name}: {digest!r}" for name, digest in found.items() if not _is_digest(digest)]
     if wrong:
@@ -59,14 +57,19 @@ def _is_digest(value: object) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
-def pinned(text: str, digests: Mapping[str, str]) -> str:
-    """A compiled pipeline that names its images by digest instead of by tag.
+def located(text: str, prefix: str) -> str:
+    """A compiled pipeline whose images lie in a registry: ``prefix`` before each name."""
+    return _NAMED.sub(lambda found: prefix + found.group(), text)
+
+
+def pinned(text: str, digests: Mapping[str, str], *, prefix: str = "") -> str:
+    """A compiled pipeline that names its images by digest instead of by tag; see :func:`located`.
 
     Raises:
         InputError: when an image of the pipeline has no digest.
     """
-    used = [reference for reference in sorted(set(IMAGES.values())) if f"image: {reference}\n" in text]
-    if missing := [image_name(reference) for reference in used if image_name(reference) not in digests]:
+    used = sorted(set(map(image_name, _NAMED.findall(text))))
+    if missing := [name for name in used if name not in digests]:
         raise InputError(
             "An image of the pipeline has no digest.",
             seen=f"{', '.join(sorted(digests)) or 'no image'} in the file of image digests",
@@ -74,7 +77,5 @@ def pinned(text: str, digests: Mapping[str, str]) -> str:
             remedy="build these images too, with images/build.sh",
             items=missing,
         )
-    for reference in used:
-        name = image_name(reference)
-        text = text.replace(f"image: {reference}\n", f"image: {name}@{digests[name]}\n")
-    return text
+    exact = {name: f"{prefix}{name}@{digests[name]}" for name in used}
+    return _NAMED.sub(lambda found: exact[image_name(found.group())], text)

@@ -13,7 +13,9 @@ from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.approve.webhook import tell_refused
 from tunegate.contracts.approval_rules import refuse_unknown_requester
 from tunegate.contracts.errors import GateRefused, reports_errors
+from tunegate.contracts.images import QUANTIZERS
 from tunegate.contracts.launch import KfpArtifact
+from tunegate.contracts.manifest import image_reference
 from tunegate.contracts.settings import parse_settings
 from tunegate.contracts.verdict import Verdict, read_verdict
 from tunegate.pages.page import Section, page
@@ -26,6 +28,7 @@ from tunegate_pipelines.form import SECTIONS
 from tunegate_pipelines.lint_page import lint_section
 from tunegate_pipelines.lint_recipe import lint_recipe
 from tunegate_pipelines.own_tasks import check_own_tasks
+from tunegate_pipelines.quantizers import image_of
 from tunegate_pipelines.recipe import Sections, check_destination, refuse_unreachable, resolve
 
 ROWS_NAMED = 5
@@ -40,21 +43,28 @@ def launch_check(
     dataset: str,
     registry: str,
     checkpoint_uri: str = "",
+    quantizers: Mapping[str, str] = QUANTIZERS,
     page: KfpArtifact,
 ) -> Any:
-    """Resolves and lints; returns the settings of each step, in the order of ``SECTIONS``."""
+    """Resolves and lints; returns each step's settings, in the order of ``SECTIONS``, and what the pipeline follows.
+
+    That is whether a person is asked, and of ``quantizers``, backend → image, the one that quantize runs in.
+    """
     sections = resolve(form, recipe)
     check_destination(sections, registry)
     check_own_tasks(sections)
-    check_environment(sections["quantize"]["backend"], given=sections["quantize"]["legacy_python"])
+    backend = sections["quantize"]["backend"]
+    if not image_reference():  # else that image holds what the backend needs, and this one of control does not
+        check_environment(backend, given=sections["quantize"]["legacy_python"])
     for address in (registry, checkpoint_uri):
         refuse_unreachable(address)
     linted = lint_recipe(sections, base_model=base_model, dataset=dataset)
     _write(page, settings_page(sections, linted))
     refuse(linted)
     told = {step: _without_none(values) for step, values in sections.items()}
-    names = (*SECTIONS, "approval")
-    return namedtuple("Settings", names)(*told.values(), _approval(sections, registry))  # type: ignore[call-arg]
+    names = (*SECTIONS, "approval", "quantizer")
+    follows = (_approval(sections, registry), image_of(backend, quantizers))
+    return namedtuple("Settings", names)(*told.values(), *follows)  # type: ignore[call-arg]
 
 
 def _approval(sections: Sections, registry: str) -> str:

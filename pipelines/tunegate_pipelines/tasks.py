@@ -26,6 +26,7 @@ def check(
     evaluation_rows: int,
     seed: int,
     recipe: dict,  # type: ignore[type-arg]
+    quantizers: dict,  # type: ignore[type-arg]
     page: Output[HTML],
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Settings",
@@ -43,6 +44,7 @@ def check(
         ("signing", dict),
         ("serving", dict),
         ("approval", str),
+        ("quantizer", str),
     ],
 ):
     """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.
@@ -64,6 +66,7 @@ def check(
         evaluation_rows: as in the run form.
         seed: as in the run form.
         recipe: as in the run form.
+        quantizers: backend of quantize, and the image that holds it.
         page: every setting of the run, and the lint's findings.
     """
     from tunegate_pipelines.launch import launch_check
@@ -88,6 +91,7 @@ def check(
         dataset=dataset,
         registry=registry,
         checkpoint_uri=checkpoint_uri,
+        quantizers=quantizers,
         page=page,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from tunegate.contracts.images import IMAGES
+from tunegate.contracts.images import ALL_IMAGES, IMAGES, QUANTIZERS, image_name
+from tunegate.quantize.legacy import environment as legacy
+from tunegate.serving import environment as serving
+from tunegate.serving import isolation
 
 FOLDER = Path(__file__).parents[2] / "images"
 DOCKERFILES = sorted(FOLDER.glob("*/Dockerfile"))
 HADOLINT = Path(sys.executable).with_name("hadolint")
+
+FOLDERS = [image_name(reference).removeprefix("tunegate/") for reference in ALL_IMAGES]
 
 each = pytest.mark.parametrize("path", DOCKERFILES, ids=lambda path: path.parent.name)
 
@@ -31,16 +37,28 @@ def last_stage(path: Path) -> list[tuple[str, str]]:
     return found[start:]
 
 
-@pytest.mark.skipif(not HADOLINT.is_file(), reason="hadolint is not in this environment: make install")
 @each
 def test_hadolint_finds_nothing(path: Path) -> None:
     asked = subprocess.run([HADOLINT, path], capture_output=True, text=True)
     assert asked.returncode == 0, asked.stdout
 
 
+def test_the_readmes_table_is_that_of_the_code() -> None:
+    """A person reads here which image a step runs in, and which are to be built."""
+    text = (FOLDER / "README.md").read_text("utf-8")
+    told = {
+        image: set(re.findall(r"\w+", steps.partition(";")[0].replace("quantize by ", "")))
+        for image, steps in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", text, re.MULTILINE)
+    }
+    table: dict[str, set[str]] = {folder: set() for folder in FOLDERS}
+    for step, reference in {**IMAGES, **QUANTIZERS}.items():
+        if step != "quantize":  # by backend
+            table[image_name(reference).removeprefix("tunegate/")].add(step)
+    assert told == table
+
+
 def test_every_image_that_a_step_names_has_a_dockerfile() -> None:
-    named = {reference.partition(":")[0].removeprefix("tunegate/") for reference in IMAGES.values()}
-    assert named <= {path.parent.name for path in DOCKERFILES}
+    assert set(FOLDERS) == {path.parent.name for path in DOCKERFILES}
 
 
 @each
@@ -95,6 +113,33 @@ def test_every_file_that_is_copied_is_there_and_reaches_the_build(path: Path) ->
                 assert any(Path(source).match(pattern) for pattern in sent), source
 
 
+@pytest.mark.parametrize(
+    ("image", "variable", "place"),
+    [
+        ("serve", serving.PYTHON_VARIABLE, "/opt/vllm"),
+        ("quantize_legacy", legacy.PYTHON_VARIABLE, "/opt/autoawq"),
+    ],
+)
+def test_the_steps_find_the_environment_beside_theirs_and_torch_lies_once(
+    image: str, variable: str, place: str
+) -> None:
+    path = FOLDER / image / "Dockerfile"
+    stage = last_stage(path)
+    assert ("ENV", f"{variable}={place}/bin/python") in stage
+    assert ("COPY", f"--from=built {place} {place}") in stage
+    (shared,) = re.findall(r"python share\.py torch\.lock (\S+) (\S+)$", path.read_text("utf-8"), re.MULTILINE)
+    assert set(shared) == {"/opt/venv", place}
+
+
+def test_the_compiler_is_found_where_triton_looks_for_one() -> None:
+    """vLLM sees our PATH, and of it takes the first gcc."""
+    stage = last_stage(FOLDER / "serve/Dockerfile")
+    copied = [rest for name, rest in instructions(FOLDER / "serve/Dockerfile") if name == "COPY"]
+    assert "images/serve/gcc /opt/vllm/compiler/gcc" in copied
+    assert any(name == "ENV" and ":/opt/vllm/compiler:$PATH" in rest for name, rest in stage)
+    assert os.access(FOLDER / "serve/gcc", os.X_OK) and "PATH" in isolation.PASSED_ON
+
+
 @pytest.mark.parametrize("given", ["", "python:3.11-slim", "python@sha256:abc"])
 def test_an_image_is_never_built_on_a_base_without_a_digest(given: str) -> None:
     asked = subprocess.run(
@@ -107,6 +152,4 @@ def test_an_image_is_never_built_on_a_base_without_a_digest(given: str) -> None:
 def test_the_build_makes_every_image_that_a_step_names() -> None:
     """Else the file that it writes is one that `tunegate compile --image-digests` refuses."""
     (built,) = re.findall(r"images=\(([a-z_ ]+)\)", (FOLDER / "build.sh").read_text("utf-8"))
-    assert set(built.split()) == {
-        reference.partition(":")[0].removeprefix("tunegate/") for reference in IMAGES.values()
-    }
+    assert set(built.split()) == set(FOLDERS)

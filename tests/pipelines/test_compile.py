@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from tunegate.contracts.images import IMAGES
+from tunegate.contracts.images import ALL_IMAGES, QUANTIZERS
+from tunegate.contracts.schemes import BACKENDS
 from tunegate_pipelines.compile import PIPELINES, compile_pipeline, golden
 from tunegate_pipelines.form import ADDRESSES, FORM
+
+#: The image that is known when the run's recipe is.
+CHOSEN = "{{$.inputs.parameters['pipelinechannel--check-quantizer']}}"
 
 
 @pytest.fixture(scope="module")
@@ -140,14 +144,26 @@ def test_heavy_steps_ask_for_an_accelerator_and_light_ones_for_none(document: An
 
 def test_every_image_is_of_the_one_table(document: Any) -> None:
     images = {e["container"]["image"] for e in document["deploymentSpec"]["executors"].values()}
-    assert images == set(IMAGES.values())
+    assert images - {CHOSEN} == set(ALL_IMAGES) - set(QUANTIZERS.values())
+
+
+def test_quantize_runs_in_the_image_that_the_first_task_chose_for_its_backend(document: Any) -> None:
+    """KFP's driver puts the parameter in the place of the image (initPodSpecPatch in backend/src/v2/driver)."""
+    found = tasks(document)
+    assert document["deploymentSpec"]["executors"]["exec-quantize"]["container"]["image"] == CHOSEN
+    chosen = found["quantize"]["inputs"]["parameters"]["pipelinechannel--check-quantizer"]
+    assert chosen["taskOutputParameter"] == {"outputParameterKey": "quantizer", "producerTask": "check"}
+    given = found["check"]["inputs"]["parameters"]["quantizers"]["runtimeValue"]["constant"]
+    assert given == QUANTIZERS and given.keys() == set(BACKENDS)
 
 
 def test_image_prefix_reaches_every_image(tmp_path: Path) -> None:
     text = compile_pipeline("finetune", tmp_path / "own.yaml", image_prefix="registry.example.com/ml/").read_text(
         "utf-8"
     )
-    assert text.count("image: registry.example.com/ml/tunegate/") == text.count("image: ")
+    assert text.count("image: registry.example.com/ml/tunegate/") == text.count("image: ") - 1  # CHOSEN
+    assert text.count(": registry.example.com/ml/tunegate/quantize") == len(QUANTIZERS)
+    assert not re.search(r": tunegate/", text)
 
 
 def test_component_bodies_hold_no_program(document: Any) -> None:

@@ -70,9 +70,9 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
     """KFP's parameters know no null: one would break the run between two tasks."""
     told = launch_check({"r": 8.0}, RECIPE, base_model="", dataset="", registry="/data/registry", page=page)
-    assert told._fields == (*SECTIONS, "approval")
+    assert told._fields == (*SECTIONS, "approval", "quantizer")
     assert told.train["r"] == 8
-    assert None not in [value for settings in told[:-1] for value in settings.values()]
+    assert None not in [value for settings in told[: len(SECTIONS)] for value in settings.values()]
     assert "lora_alpha" in Path(page.path).read_text("utf-8")
 
 
@@ -110,17 +110,30 @@ def test_alias_registry_and_bucket_that_cannot_be_used_are_refused_before_traini
     assert not Path(page.path).exists()
 
 
-def test_a_backend_without_its_environment_is_refused_before_training_with_what_a_cluster_can_do(
-    page: FakeArtifact, capsys: pytest.CaptureFixture[str]
+LEGACY = {**UNASKED, "quantize": {**RECIPE["quantize"], "backend": "autoawq", "legacy_python": "/nowhere/python"}}
+
+
+def test_a_backend_without_its_environment_is_refused_on_a_plain_machine_before_training(
+    page: FakeArtifact, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pipeline's first task stands in for a cluster here: its image holds no AutoAWQ, as quantize's holds none."""
-    quantize = {**RECIPE["quantize"], "backend": "autoawq", "legacy_python": "/nowhere/python"}
-    recipe = {**UNASKED, "quantize": quantize}
+    monkeypatch.delenv("TUNEGATE_IMAGE", raising=False)
+    recipe = LEGACY
     with pytest.raises(SystemExit) as caught:
         launch_check({"scheme": "W4A16_ASYM"}, recipe, base_model="", dataset="", registry="/data/registry", page=page)
     assert caught.value.code == 2 and not Path(page.path).exists()
     said = capsys.readouterr().err
-    assert "no environment to run autoawq" in said and "on a cluster there is none" in said
+    assert "no environment to run autoawq" in said and "the image quantize_legacy holds it" in said
+
+
+def test_on_a_cluster_a_backend_of_an_ended_project_is_given_the_image_that_holds_it(
+    page: FakeArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first task runs in the image of control, which holds no AutoAWQ: it must not look for it there."""
+    monkeypatch.setenv("TUNEGATE_IMAGE", "registry.example.com/tunegate/control@sha256:1")
+    images = {"llmcompressor": "r/tunegate/quantize@sha256:2", "autoawq": "r/tunegate/quantize_legacy@sha256:3"}
+    place = {"base_model": "", "dataset": "", "registry": "/data/registry", "quantizers": images, "page": page}
+    assert launch_check({"scheme": "W4A16_ASYM"}, LEGACY, **place).quantizer == images["autoawq"]
+    assert launch_check({"scheme": "W4A16_ASYM"}, UNASKED, **place).quantizer == images["llmcompressor"]
 
 
 def test_buckets_that_answer_pass_the_check(page: FakeArtifact, gcs_bucket: str) -> None:
@@ -175,7 +188,8 @@ def test_summary_shows_what_failed(page: FakeArtifact) -> None:
 def test_check_component_takes_the_whole_run_form() -> None:
     from tunegate_pipelines.tasks import check
 
-    assert {*check.component_spec.inputs} == {*FORM, "base_model", "dataset", "registry", "checkpoint_uri", "recipe"}
+    addresses = {"base_model", "dataset", "registry", "checkpoint_uri"}
+    assert {*check.component_spec.inputs} == {*FORM, *addresses, "recipe", "quantizers"}
 
 
 def test_check_looks_into_the_base_that_it_is_given(page: FakeArtifact, tmp_path: Path) -> None:

@@ -11,11 +11,14 @@ from typer.testing import CliRunner
 
 from tunegate.cli import app
 from tunegate.contracts.errors import InputError, SettingsError
+from tunegate.contracts.images import ALL_IMAGES
 from tunegate_pipelines.cluster import Cluster, read_cluster
 from tunegate_pipelines.compile import PIPELINES, compile_pipeline
 from tunegate_pipelines.pinned_inputs import commit_of
 from tunegate_pipelines.placement import KFP, VERTEX, Planned, platform
 from tunegate_pipelines.plan import model_config
+from tunegate_pipelines.platform_settings import compiled_for
+from tunegate_pipelines.quantizers import image_of, quantizers
 from tunegate_pipelines.recipe import resolve
 from tunegate_pipelines.resources import REQUESTS, RETRIES
 from tunegate_pipelines.secret_guard import refuse_secrets
@@ -159,6 +162,18 @@ def test_vertex_is_given_one_document_with_its_own_names_and_nothing_of_kubernet
     assert all(one["type"] == one["resourceType"] == "NVIDIA_A100_80GB" for one in asked.values())
     assert all(one["count"] == one["resourceCount"] == "1" for one in asked.values())
     assert ("exec-train" in asked) == (pipeline in ("finetune", "retrain"))
+
+
+def test_no_image_of_vertex_is_known_at_run_time_only(tmp_path: Path) -> None:
+    """KFP's driver fills in a parameter; that Vertex does so is written nowhere."""
+    output = tmp_path / "vertex.yaml"
+    assert CliRunner().invoke(app, ["compile", "--target", "vertex", "--output", str(output)]).exit_code == 0
+    executors = yaml.safe_load(output.read_text("utf-8"))["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} <= set(ALL_IMAGES)
+    with compiled_for(platform(Cluster(accelerators=({"gpu": "L4"},)), NOTHING_PLANNED, target=VERTEX)):
+        assert quantizers().keys() == {"llmcompressor"}
+    with pytest.raises(SettingsError, match="no image for the backend autoawq"):
+        image_of("autoawq", {"llmcompressor": "tunegate/quantize:0.1.0"})
 
 
 @pytest.mark.parametrize(

@@ -82,5 +82,5 @@ def _unusable(distribution: str, path: Path, seen: str) -> SettingsError:
         expected=f"a Python with {distribution}: {USUAL_PLACE}, or what quantize.legacy_python or "
         f"{PYTHON_VARIABLE} names",
         remedy="make it with `make quantize-legacy-environment` on the machine that runs the pipeline, or use backend "
-        "llmcompressor; on a cluster there is none: quantize runs in an image without it",
+        "llmcompressor; on a cluster the image quantize_legacy holds it",
     )

@@ -21,8 +21,8 @@ _STOP_SECONDS = 5.0
 
 _LINES_TOLD = 12
 
-#: Where the packages lie that both environments share: the worker imports the light parts of this one.
-_SOURCES = Path(__file__).parents[3]
+#: The package, of which the worker imports the light parts.
+_PACKAGE = Path(__file__).parents[2]
 
 
 def run_worker(work: Work, python: Path) -> None:
@@ -55,7 +55,7 @@ def run_worker(work: Work, python: Path) -> None:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            env=_environment(),
+            env=_environment(Path(scratch)),
             cwd=scratch,  # a Python before 3.11 knows no PYTHONSAFEPATH, and imports from the folder it stands in
         ) as process:
             assert process.stderr is not None
@@ -67,9 +67,15 @@ def run_worker(work: Work, python: Path) -> None:
             raise _ended(work.settings.backend, process.returncode, told)
 
 
-def _environment() -> dict[str, str]:
-    """Nothing is fetched, and nothing imported but the other environment's packages and the light part of this one."""
-    return {**isolated(os.environ), "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(_SOURCES)}
+def _environment(scratch: Path) -> dict[str, str]:
+    """Nothing is fetched, and nothing imported but the other environment's packages and the light part of this one.
+
+    A link to the package alone: where it is installed, all that this environment holds lies beside it.
+    """
+    sources = scratch / "sources"
+    sources.mkdir()
+    (sources / _PACKAGE.name).symlink_to(_PACKAGE)
+    return {**isolated(os.environ), "HF_DATASETS_OFFLINE": "1", "PYTHONPATH": str(sources)}
 
 
 def _relay(lines: Iterable[str]) -> list[str]:
