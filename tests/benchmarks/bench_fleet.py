@@ -1,6 +1,6 @@
 """One vLLM with eight adapters against a server for each, and what requests see while an adapter is added.
 
-    python tests/benchmarks/bench_fleet.py [PAGE.html]
+    python tests/benchmarks/bench_fleet.py [PAGE.html]    writes PAGE-adding.html too
 
 Memory is what the processes of a server hold after a load (PSS: a shared page counts in parts). Separate servers are
 measured two at a time, for eight do not fit the time; the sum of eight is eight times the half of both.
@@ -139,13 +139,15 @@ def under_load(
 
     requests = round(RATE * (seconds + 2 * BESIDE_SECONDS))
     names = list(adapters(ADAPTERS))
+    for name in names:  # before the load, which else would seem to have begun with it
+        server.client.complete(list(range(5, 133)), model=name, max_tokens=16, ignore_eos=True)
     load = threading.Thread(
         target=costs, args=(label, server, names),
-        kwargs={"url": url, "rate": RATE, "requests": requests, "seed": len(label), "marks": marks, "warm_up": 1},
+        kwargs={"url": url, "rate": RATE, "requests": requests, "seed": len(label), "marks": marks, "warm_up": 0},
     )  # fmt: skip
     load.start()
     time.sleep(1.0)
-    while load.is_alive() and not begun():  # warming up, and the generator's own start
+    while load.is_alive() and not begun():  # the generator takes its time
         time.sleep(0.5)
     time.sleep(BESIDE_SECONDS)
     add(mark)
@@ -172,14 +174,19 @@ def halves() -> tuple[list[int], list[int]]:
 
 
 def main() -> None:
-    """Runs every side, prints the ratios and writes the page."""
-    from tunegate.costs.page import costs_page
-
+    """Runs every side and reports."""
     adapters(ADAPTERS + 1)
     for number in range(1, SEPARATE + 1):
         merged(f"adapter-{number}")
     for side in SIDES:
         measure(Path(__file__), side)
+    report()
+
+
+def report() -> None:
+    """Prints the ratios and writes the page."""
+    from tunegate.costs.page import costs_page
+
     found = {label: read(label) for label in LABELS}
     print(f"\n{'':18}{'MB':>8}{'tokens/s':>10}{'first token p50, p95, p99':>30}{'a token p50, p95, p99':>30}   ms")
     for label in LABELS[:4]:
@@ -202,7 +209,9 @@ def main() -> None:
                 f"{first[0]:8.0f}{first[1]:8.0f}{first[2]:8.0f} ms; gap{gap[0]:8.0f}{gap[1]:8.0f}{gap[2]:8.0f} ms"
             )
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(costs_page(list(found.values())), "utf-8")
+        target = Path(sys.argv[1])
+        for path, labels in ((target, LABELS[:4]), (target.with_stem(f"{target.stem}-adding"), LABELS[4:])):
+            path.write_text(costs_page([found[label] for label in labels]), "utf-8")
 
 
 def told_load(measurement: Any) -> str:

@@ -57,23 +57,26 @@ def own_loss(model: Any, tokenizer: Any, rows: Path) -> float:
 
 def adapters(count: int) -> dict[str, Path]:
     """LoRA adapters of every linear layer (r 16) with random weights: what serving costs does not depend on them."""
+    folders = {f"adapter-{number}": PLACE / "adapters" / str(number) for number in range(1, count + 1)}
+    for seed, folder in enumerate(folders.values()):
+        if not folder.exists():
+            _write_adapter(folder, seed)
+    return folders
+
+
+def _write_adapter(folder: Path, seed: int) -> None:
     import torch
     from peft import LoraConfig, get_peft_model
 
     from tunegate.models.load import load_causal_lm
 
-    folders = {f"adapter-{number}": PLACE / "adapters" / str(number) for number in range(1, count + 1)}
+    torch.manual_seed(seed)
     config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
-    for number, folder in enumerate(folders.values()):
-        if folder.exists():
-            continue
-        torch.manual_seed(number)
-        model = get_peft_model(load_causal_lm(base_model()), config)
-        for name, factor in model.named_parameters():
-            if "lora_B" in name:
-                torch.nn.init.normal_(factor, std=0.002)
-        model.save_pretrained(folder)
-    return folders
+    model = get_peft_model(load_causal_lm(base_model()), config)
+    for name, factor in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(factor, std=0.002)
+    model.save_pretrained(folder)
 
 
 def merged(name: str) -> Path:
