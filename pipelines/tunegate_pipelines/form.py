@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunegate.approve.settings import ApproveSettings
+from tunegate.deploy.settings import ClusterSettings
 from tunegate.evaluate.settings import EvaluateSettings
 from tunegate.gate.settings import GateSettings
 from tunegate.merge.settings import MergeSettings
@@ -34,6 +35,9 @@ SECTIONS: Mapping[str, type] = {
     "signing": SigningSettings,
     "serving": ServingFlags,
 }
+
+#: The same of what comes after a run, which the pipeline `finetune` checks and does not do.
+AFTER: Mapping[str, type] = {"deploy": ClusterSettings}
 
 #: Run-form parameter → the (step, setting) places it fills.
 FORM: Mapping[str, tuple[tuple[str, str], ...]] = {

@@ -28,7 +28,7 @@ from tunegate.gate.policy import parse_policy
 from tunegate.registry.aliases import check_alias_name
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.storage.open import open_storage
-from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
+from tunegate_pipelines.form import ADDRESSES, AFTER, FORM, SECTIONS
 from tunegate_pipelines.yaml_file import parse_yaml, read_text
 
 RUN_SECTION = "run"
@@ -65,11 +65,12 @@ def read_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
         raise SettingsError(
             f"{path} is not a recipe.",
             seen=type(document).__name__,
-            expected=f"sections {', '.join((RUN_SECTION, *SECTIONS))}",
+            expected=f"sections {', '.join((RUN_SECTION, *SECTIONS, *AFTER))}",
             remedy="start from one of the recipes in pipelines/tunegate_pipelines/recipes",
         )
-    refuse_unknown_keys(document, known=(RUN_SECTION, *SECTIONS), where=str(path))
-    parts = {name: _section(document.get(name), f"recipe.{name}") for name in (RUN_SECTION, *SECTIONS)}
+    known = (RUN_SECTION, *SECTIONS, *AFTER)
+    refuse_unknown_keys(document, known=known, where=str(path))
+    parts = {name: _section(document.get(name), f"recipe.{name}") for name in known}
     for override in overrides:
         section, name, value = _override(override)
         parts[section][name] = value
@@ -92,6 +93,8 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
     complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
     parse_policy(complete["gate"]["policy"])
     _check_approval(complete)
+    for name, settings in AFTER.items():
+        parse_settings(settings, _section(sections.get(name), f"recipe.{name}"), where=f"recipe.{name}")
     return complete
 
 
@@ -118,7 +121,7 @@ def _merged(form: Mapping[str, Any], sections: Mapping[str, Any]) -> dict[str, d
             expected=f"sections {', '.join(SECTIONS)}",
             remedy="give these values in the run form itself, and leave the section out",
         )
-    refuse_unknown_keys(sections, known=SECTIONS, where="recipe")
+    refuse_unknown_keys(sections, known=(*SECTIONS, *AFTER), where="recipe")
     refuse_unknown_keys(form, known=FORM, where=f"recipe.{RUN_SECTION}")
     merged = {name: _section(sections.get(name), f"recipe.{name}") for name in SECTIONS}
     _refuse_twice(merged)
@@ -173,11 +176,11 @@ def _refuse_twice(sections: Mapping[str, Mapping[str, Any]]) -> None:
 def _override(text: str) -> tuple[str, str, Any]:
     name, separator, value = text.partition("=")
     section, dot, setting = name.partition(".")
-    if not separator or not name or (dot and section not in SECTIONS):
+    if not separator or not name or (dot and section not in (*SECTIONS, *AFTER)):
         raise SettingsError(
             f"--set {text!r} is not understood.",
             seen=repr(text),
-            expected=f"NAME=VALUE for the run form, or STEP.NAME=VALUE with a step of {', '.join(SECTIONS)}",
+            expected=f"NAME=VALUE for the run form, or STEP.NAME=VALUE with a step of {', '.join((*SECTIONS, *AFTER))}",
             remedy="for example --set learning_rate=2e-4 or --set train.per_device_train_batch_size=4",
         )
     parsed = parse_yaml(value, where=f"--set {name}")

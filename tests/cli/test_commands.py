@@ -32,7 +32,7 @@ def _walk(command: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple
 COMMANDS = dict(_walk(typer.main.get_command(app)))
 
 #: Commands that serve until they are stopped and have no result; ``deployed --json`` tells what one does.
-GO_ON = {("deploy",), ("fleet", "serve")}
+GO_ON = {("fleet", "serve")}
 each_command = pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 
 

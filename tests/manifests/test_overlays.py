@@ -14,6 +14,15 @@ ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parent / "golden"
 OVERLAYS = sorted(path.name for path in (ROOT / "manifests/overlays").iterdir())
 CLUSTER_WIDE = {"Namespace", "ClusterRole", "ClusterRoleBinding"}
+#: Where KServe serves. A canary needs a second accelerator beside what serves, and dev has one.
+SERVING = {"prod", "staging"}
+#: Every request that components/tunegate/deploy/kserve sends.
+DEPLOYS = {
+    "inferenceservices": ("get", "create", "patch"),
+    "endpointslices": ("list",),
+    "leases": ("get", "create", "update"),
+    "configmaps": ("get",),
+}
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
 
 
@@ -78,13 +87,14 @@ def test_each_account_has_its_rights_and_no_more(overlay: str) -> None:
     task = {("RoleBinding", "workflowtaskresults", verb) for verb in ("create", "patch")}
     deploys = {
         ("RoleBinding", resource, verb)
-        for resource in ("inferenceservices", "deployments", "services")
-        for verb in ("get", "list", "watch", "create", "patch")
+        for resource, verbs in DEPLOYS.items()
+        for verb in (verbs if overlay in SERVING else ())
     }
     assert rights(overlay, "tunegate-runner") == task
     assert rights(overlay, "tunegate-promoter") == task
     assert rights(overlay, "tunegate-approver") == task | {("ClusterRoleBinding", "tokenreviews", "create")}
     assert rights(overlay, "tunegate-deployer") == task | deploys
+    assert rights(overlay, "tunegate-server") == set()
 
 
 @each_overlay
@@ -100,11 +110,16 @@ def test_each_bound_account_exists_there_and_has_an_identity_of_its_environment(
 
 
 @each_overlay
-def test_what_no_policy_allows_is_denied_and_nothing_comes_in(overlay: str) -> None:
+def test_what_no_policy_allows_is_denied_and_only_servers_are_reached(overlay: str) -> None:
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(overlay, "NetworkPolicy")}
     assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for name, spec in policies.items():
-        assert "ingress" not in spec
+        if "ingress" in spec:
+            assert (name, overlay in SERVING) == ("allow-to-servers", True)
+            assert spec["podSelector"]["matchExpressions"][0]["key"] == "serving.kserve.io/inferenceservice"
+            assert all(
+                rule["from"] and rule["ports"] == [{"port": 8080, "protocol": "TCP"}] for rule in spec["ingress"]
+            )
         for rule in spec.get("egress", ()):
             assert rule, f"{name} allows everything"
 
@@ -118,3 +133,22 @@ def test_namespace_is_guarded_and_accelerators_are_counted(overlay: str) -> None
     assert {"requests.nvidia.com/gpu", "requests.cpu", "requests.memory"} <= quota["spec"]["hard"].keys()
     (ranges,) = of_kind(overlay, "LimitRange")
     assert ranges["spec"]["limits"][0]["defaultRequest"]
+
+
+@pytest.mark.parametrize("overlay", sorted(SERVING))
+def test_what_a_deployment_is_made_of_is_there_and_starts_nothing_by_itself(overlay: str) -> None:
+    assert not of_kind(overlay, "InferenceService")
+    (template,) = of_kind(overlay, "ConfigMap")
+    made = yaml.safe_load(template["data"]["inferenceservice.yaml"])
+    assert made == yaml.safe_load((ROOT / "manifests/base/serving/inferenceservice.yaml").read_text("utf-8"))
+    (runtime,) = of_kind(overlay, "ServingRuntime")
+    predictor = made["spec"]["predictor"]
+    assert predictor["model"]["runtime"] == runtime["metadata"]["name"]
+    assert predictor["model"]["modelFormat"]["name"] in {f["name"] for f in runtime["spec"]["supportedModelFormats"]}
+    assert predictor["serviceAccountName"] in {one["metadata"]["name"] for one in of_kind(overlay, "ServiceAccount")}
+    (container,) = runtime["spec"]["containers"]
+    assert container["command"] == ["python", "-m", "tunegate.serving.entrypoint"]
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    (quota,) = of_kind(overlay, "ResourceQuota")
+    needed = 2 * int(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) >= needed, "what serves and a canary fit side by side"

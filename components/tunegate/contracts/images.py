@@ -32,6 +32,7 @@ IMAGES: Mapping[str, str] = {
     "not_approved": CONTROL,
     "decide": CONTROL,
     "promote": CONTROL,
+    "deploy": CONTROL,
     "refused": CONTROL,
     "summarize": CONTROL,
 }

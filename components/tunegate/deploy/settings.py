@@ -1,4 +1,4 @@
-"""How an alias is served on this machine."""
+"""How an alias is served: on this machine, and on a cluster."""
 
 from __future__ import annotations
 
@@ -27,3 +27,45 @@ class LocalSettings:
         2, help="how many versions' files are kept, what is served included; the rest is fetched again", minimum=1
     )
     python: str = setting("", help="the Python that holds vLLM; empty: TUNEGATE_SERVE_PYTHON, else .venvs/serve")
+
+
+@dataclass(frozen=True)
+class ClusterSettings:
+    """How an alias is served on a cluster, and what a new version must show before it has all traffic."""
+
+    namespace: str = setting("", help="where it is served; empty: the namespace of this pod, or of the kubeconfig")
+    service: str = setting("", help="name of the InferenceService; empty: the alias, with '-' for '.' and '_'")
+    template: str = setting(
+        "tunegate-serving", help="the ConfigMap that holds the InferenceService without a model: inferenceservice.yaml"
+    )
+    storage_prefix: str = setting(
+        "", help="where the cluster reads the registry, for example pvc://models/registry; empty: its own gs:// address"
+    )
+    replicas: int = setting(1, help="servers of the version that serves", minimum=1)
+    weights: tuple[int, ...] = setting(
+        (5, 25, 50, 100), unit="percent", help="shares of the traffic that a new version gets, one after the other"
+    )
+    stage_seconds: float = setting(300.0, unit="seconds", help="how long each share is watched", minimum=0)
+    min_requests: int = setting(20, help="requests that are asked at each share at least, and compared", minimum=1)
+    max_error_rate: float = setting(
+        0.01, help="share of requests that may fail, of those asked and of those of users", minimum=0, maximum=1
+    )
+    max_latency_ratio: float = setting(
+        1.5, help="95th percentile of a request's time, as a multiple of that of what serves", exclusive_minimum=0
+    )
+    max_latency_seconds: float | None = setting(
+        None, unit="seconds", help="95th percentile of a request's time", exclusive_minimum=0
+    )
+    check: str = setting(
+        "probes",
+        choices=("probes", "none"),
+        help="what each new server must answer before it gets a request: what the evaluated model answered, or nothing",
+    )
+    rows_at_once: int = setting(4, help="probes that are under way at the same time", minimum=1)
+    cpu: bool = setting(False, help="whether the image's vLLM is a build for a CPU")
+    ready_seconds: float = setting(1800.0, unit="seconds", help="how long servers may load", exclusive_minimum=0)
+    request_seconds: float = setting(120.0, unit="seconds", help="how long an answer may take", exclusive_minimum=0)
+    poll_seconds: float = setting(5.0, unit="seconds", help="how often the cluster is looked at", exclusive_minimum=0)
+    lease_seconds: float = setting(
+        30.0, unit="seconds", help="after how long without a sign of life another deployment takes over", minimum=1
+    )

@@ -70,6 +70,15 @@ class Client:
         """
         return self._asked("/version", None, lambda answer: str(answer["version"]), seconds=_GLANCE_SECONDS)
 
+    def metrics(self) -> str:
+        """What the server counts, in Prometheus' text format.
+
+        Raises:
+            RunError: when it does not answer.
+            InputError: when it does not count.
+        """
+        return self._answered("/metrics", None, _GLANCE_SECONDS).decode("utf-8", errors="replace")
+
     def complete(
         self,
         prompt: Sequence[int] | str,
@@ -131,22 +140,7 @@ class Client:
 
     def _asked(self, path: str, request: Any, read: Callable[[Any], T], *, seconds: float | None = None) -> T:
         """What the server answers to a request, read by ``read``."""
-        url = self.url + path
-        data = None if request is None else json.dumps(request).encode()
-        asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        if self.api_key:
-            asked.add_unredirected_header("Authorization", f"Bearer {self.api_key}")
-        try:
-            body = patiently(lambda: _body(asked, seconds or self.timeout_seconds), seconds=self.patience_seconds)
-        except urllib.error.HTTPError as error:
-            raise _refused(url, error) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise RunError(
-                f"The server at {self.url} does not answer.",
-                seen=_reason(error),
-                expected=f"an answer to {path} within {seconds or self.timeout_seconds:.0f} s",
-                remedy="look at the server's log: it may have ended, or be busy with more than it can do",
-            ) from error
+        body = self._answered(path, request, seconds or self.timeout_seconds)
         try:
             return read(json.loads(body))
         except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
@@ -155,6 +149,24 @@ class Client:
                 seen=f"{type(error).__name__}: {error}; {_shortened(body)}",
                 expected=f"what vLLM 0.32 answers to {path}",
                 remedy="check which server listens there, and its version",
+            ) from error
+
+    def _answered(self, path: str, request: Any, seconds: float) -> bytes:
+        url = self.url + path
+        data = None if request is None else json.dumps(request).encode()
+        asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        if self.api_key:
+            asked.add_unredirected_header("Authorization", f"Bearer {self.api_key}")
+        try:
+            return patiently(lambda: _body(asked, seconds), seconds=self.patience_seconds)
+        except urllib.error.HTTPError as error:
+            raise _refused(url, error) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise RunError(
+                f"The server at {self.url} does not answer.",
+                seen=_reason(error),
+                expected=f"an answer to {path} within {seconds:.0f} s",
+                remedy="look at the server's log: it may have ended, or be busy with more than it can do",
             ) from error
 
 
