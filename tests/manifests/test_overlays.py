@@ -49,6 +49,15 @@ def rights(overlay: str, account: str) -> set[tuple[str, str, str]]:
     }
 
 
+def namespaces(overlay: str) -> set[str]:
+    """That of the runs, and where there is serving that of the servers."""
+    return {f"tunegate-{overlay}", *((f"tunegate-{overlay}-serving",) if overlay in SERVING else ())}
+
+
+def served_space(document: dict[str, Any]) -> bool:
+    return str(document["metadata"]["namespace"]).endswith("-serving")
+
+
 def test_three_environments() -> None:
     assert OVERLAYS == ["dev", "prod", "staging"]
 
@@ -62,14 +71,24 @@ def test_golden_is_what_the_source_builds(overlay: str) -> None:
 
 
 @each_overlay
-def test_everything_lies_in_the_environments_own_namespace(overlay: str) -> None:
-    (namespace,) = of_kind(overlay, "Namespace")
-    assert namespace["metadata"]["name"] == f"tunegate-{overlay}"
+def test_everything_lies_in_the_environments_own_namespaces(overlay: str) -> None:
+    spaces = namespaces(overlay)
+    assert {one["metadata"]["name"] for one in of_kind(overlay, "Namespace")} == spaces
     for document in built(overlay):
         if document["kind"] in CLUSTER_WIDE:
             assert overlay in document["metadata"]["name"]
         else:
-            assert document["metadata"]["namespace"] == f"tunegate-{overlay}"
+            assert document["metadata"]["namespace"] in spaces
+
+
+@pytest.mark.parametrize("overlay", sorted(SERVING))
+def test_whoever_makes_servers_can_give_them_no_account_of_the_runs(overlay: str) -> None:
+    """A pod may have any account of its namespace, and a server is a pod: one with the approver's would approve."""
+    makes = [role for role in of_kind(overlay, "Role") if "inferenceservices" in str(role["rules"])]
+    assert {role["metadata"]["namespace"] for role in makes} == {f"tunegate-{overlay}-serving"}
+    beside = [one for one in of_kind(overlay, "ServiceAccount", "RoleBinding", "Role") if served_space(one)]
+    assert {one["metadata"]["name"] for one in beside} == {"tunegate-server", "tunegate-deployer"}
+    assert [one["metadata"]["name"] for one in beside if one["kind"] == "ServiceAccount"] == ["tunegate-server"]
 
 
 @each_overlay
@@ -111,28 +130,53 @@ def test_each_bound_account_exists_there_and_has_an_identity_of_its_environment(
 
 @each_overlay
 def test_what_no_policy_allows_is_denied_and_only_servers_are_reached(overlay: str) -> None:
-    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(overlay, "NetworkPolicy")}
-    assert policies["default-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for name, spec in policies.items():
+    policies = of_kind(overlay, "NetworkPolicy")
+    denied = [policy for policy in policies if policy["metadata"]["name"] == "default-deny"]
+    assert {policy["metadata"]["namespace"] for policy in denied} == namespaces(overlay)
+    assert all(one["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]} for one in denied)
+    for policy in policies:
+        name, spec = policy["metadata"]["name"], policy["spec"]
         if "ingress" in spec:
-            assert (name, overlay in SERVING) == ("allow-to-servers", True)
+            assert (name, served_space(policy)) == ("allow-to-servers", True)
             assert spec["podSelector"]["matchExpressions"][0]["key"] == "serving.kserve.io/inferenceservice"
-            assert all(
-                rule["from"] and rule["ports"] == [{"port": 8080, "protocol": "TCP"}] for rule in spec["ingress"]
-            )
+            (rule,) = spec["ingress"]
+            assert rule["ports"] == [{"port": 8080, "protocol": "TCP"}]
+            gateway, tasks = rule["from"]
+            assert gateway == {"namespaceSelector": {"matchLabels": {"tunegate.dev/gateway": "true"}}}
+            assert tasks["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": f"tunegate-{overlay}"}
+            assert tasks["podSelector"]["matchLabels"] == {"pipelines.kubeflow.org/v2_component": "true"}
         for rule in spec.get("egress", ()):
             assert rule, f"{name} allows everything"
 
 
+@pytest.mark.parametrize("overlay", sorted(SERVING))
+def test_a_deployment_reaches_the_servers_that_let_it_in(overlay: str) -> None:
+    """One side alone is a rollout that waits for answers until it gives up."""
+    policies = {one["metadata"]["name"]: one for one in of_kind(overlay, "NetworkPolicy")}
+    leaves, enters = policies["allow-tasks-to-servers"], policies["allow-to-servers"]
+    (out,), (let_in,) = leaves["spec"]["egress"], enters["spec"]["ingress"]
+    (servers,) = out["to"]
+    assert servers["podSelector"] == enters["spec"]["podSelector"] and out["ports"] == let_in["ports"]
+    assert servers["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": enters["metadata"]["namespace"]
+    }
+    assert let_in["from"][1]["namespaceSelector"]["matchLabels"] == {
+        "kubernetes.io/metadata.name": leaves["metadata"]["namespace"]
+    }
+    assert let_in["from"][1]["podSelector"] == leaves["spec"]["podSelector"]
+
+
 @each_overlay
-def test_namespace_is_guarded_and_accelerators_are_counted(overlay: str) -> None:
-    (namespace,) = of_kind(overlay, "Namespace")
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
-    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/warn"] == "restricted"
-    (quota,) = of_kind(overlay, "ResourceQuota")
-    assert {"requests.nvidia.com/gpu", "requests.cpu", "requests.memory"} <= quota["spec"]["hard"].keys()
-    (ranges,) = of_kind(overlay, "LimitRange")
-    assert ranges["spec"]["limits"][0]["defaultRequest"]
+def test_namespaces_are_guarded_and_accelerators_are_counted(overlay: str) -> None:
+    for namespace in of_kind(overlay, "Namespace"):
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "baseline"
+        assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/warn"] == "restricted"
+    quotas, ranges = of_kind(overlay, "ResourceQuota"), of_kind(overlay, "LimitRange")
+    for counted in (quotas, ranges):
+        assert {one["metadata"]["namespace"] for one in counted} == namespaces(overlay)
+    for quota in quotas:
+        assert {"requests.nvidia.com/gpu", "requests.cpu", "requests.memory"} <= quota["spec"]["hard"].keys()
+    assert all(one["spec"]["limits"][0]["defaultRequest"] for one in ranges)
 
 
 @pytest.mark.parametrize("overlay", sorted(SERVING))
@@ -149,6 +193,6 @@ def test_what_a_deployment_is_made_of_is_there_and_starts_nothing_by_itself(over
     (container,) = runtime["spec"]["containers"]
     assert container["command"] == ["python", "-m", "tunegate.serving.entrypoint"]
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    (quota,) = of_kind(overlay, "ResourceQuota")
+    (quota,) = [one for one in of_kind(overlay, "ResourceQuota") if served_space(one)]
     needed = 2 * int(container["resources"]["limits"]["nvidia.com/gpu"])
     assert int(quota["spec"]["hard"]["requests.nvidia.com/gpu"]) >= needed, "what serves and a canary fit side by side"
