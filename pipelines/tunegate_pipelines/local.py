@@ -26,7 +26,8 @@ from tunegate_pipelines.form import ADDRESSES, FORM, SECTIONS
 from tunegate_pipelines.lint_recipe import lint_recipe
 from tunegate_pipelines.own_tasks import absolute_tasks, check_own_tasks
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, refuse_unreachable, resolve
-from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint, write_pages
+from tunegate_pipelines.report import KFP_FOLDER, finally_reported, read_report, write_lint
+from tunegate_pipelines.run_page import write_pages
 from tunegate_pipelines.served_here import served_here
 from tunegate_pipelines.stopping import stop_passed_on
 from tunegate_pipelines.unfinished import CHECKPOINTS_FOLDER, EVALUATIONS_FOLDER, INPUTS_FOLDER, LOG_NAME, under_way

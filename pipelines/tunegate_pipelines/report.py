@@ -1,9 +1,8 @@
-"""What came of a local run: read from its artifacts, shown as a table, and linked from one page."""
+"""What came of a local run: read from its artifacts, and shown as a table."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,20 +16,14 @@ from rich.text import Text
 from tunegate.contracts.champion import CHAMPION_ROLES
 from tunegate.contracts.errors import TunegateError
 from tunegate.contracts.files import pretty_json, read_json_object
-from tunegate.contracts.launch import PAGE_NAME, read_summary
 from tunegate.contracts.manifest import MANIFEST_NAME, Manifest, read_manifest
 from tunegate.contracts.verdict import Verdict, read_verdict
-from tunegate.pages.page import Section, page
-from tunegate.pages.parts import badge, facts, links, paragraph, table
 from tunegate.preflight.lint import Linted
-from tunegate_pipelines.lint_page import lint_section
 
 SCHEMA_VERSION = 1
 INDEX_NAME = "index.html"
-REPORT_NAME = "report.json"
 #: What the lint said of the run, before it started.
 LINT_NAME = "lint.json"
-PAGES_FOLDER = "pages"
 #: Where kfp.local puts what the steps write.
 KFP_FOLDER = "kfp"
 
@@ -221,53 +214,3 @@ def show(report: Report, output: Path, console: Console) -> None:
         console.print(Text(f"lies in   {promotion['registry']}/versions/{promotion['version']}"), soft_wrap=True)
         console.print(Text(f"replaced  {(promotion['previous'] or 'nothing')[:12]}"))
     console.print(Text(f"page      {output / INDEX_NAME}"), soft_wrap=True)
-
-
-def write_pages(report: Report, output: Path) -> Path:
-    """Copies every artifact's page below ``output`` and writes the page that links them, and ``report.json``.
-
-    Returns:
-        The page.
-    """
-    pages = output / PAGES_FOLDER
-    pages.mkdir(exist_ok=True)
-    targets: dict[str, str] = {}
-    for made in report.artifacts:
-        name = f"{made.name.replace(' ', '-')}.html"
-        shutil.copyfile(made.folder / PAGE_NAME, pages / name)
-        targets[made.name] = f"{PAGES_FOLDER}/{name}"
-    sections = []
-    if report.verdict:
-        sections.append(
-            Section("Verdict", badge(report.verdict.decision) + paragraph(report.verdict.summary) + _checks(report))
-        )
-    if report.results:
-        sections.append(Section("Models", table(*comparison(report))))
-    if report.promotion:
-        told = {name: report.promotion[name] or "nothing" for name in ("alias", "version", "previous", "registry")}
-        sections.append(Section("Promotion", facts(told)))
-    if report.linted:
-        sections.append(lint_section(report.linted))
-    sections.append(Section("Pages", links(targets)))
-    sections.append(Section("Artifacts", table(("artifact", "content digest", "in short"), _artifact_rows(report))))
-    index = output / INDEX_NAME
-    index.write_text(page("Fine-tuning run", sections, subtitle=output.name), "utf-8")
-    (output / REPORT_NAME).write_bytes(pretty_json(report.to_json()))
-    return index
-
-
-def _checks(report: Report) -> str:
-    assert report.verdict is not None
-    return table(("decision", "rule", "reason"), [(c.decision, c.rule, c.reason) for c in report.verdict.checks])
-
-
-def _artifact_rows(report: Report) -> list[tuple[str, str, str]]:
-    rows = []
-    for made in report.artifacts:
-        short = " · ".join(f"{name} {_plain(value)}" for name, value in list(read_summary(made.folder).items())[:6])
-        rows.append((made.name, made.manifest.content_digest[:12], short))
-    return rows
-
-
-def _plain(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -8,7 +8,8 @@ from pathlib import Path
 from rich.console import Console
 
 from tunegate.preflight.lint import Finding, Linted, Unchecked
-from tunegate_pipelines.report import Report, comparison, read_report, show, write_lint, write_pages
+from tunegate_pipelines.report import Report, comparison, read_report, show, write_lint
+from tunegate_pipelines.run_page import write_pages
 
 
 def results(exact: float, size: int) -> dict[str, object]:

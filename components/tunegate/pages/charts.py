@@ -66,7 +66,8 @@ def _frame(x: _Scale, y: _Scale, x_label: str, y_label: str) -> str:
 
 
 def _svg(body: str, description: str, height: int = _HEIGHT) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(description)}">{body}</svg>'
+    drawn = f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(description)}">{body}</svg>'
+    return f'<div class="chart">{drawn}</div>'  # which a phone scrolls, so that its words can be read
 
 
 def line_chart(

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeGuard
+
+#: From this length on a text in a table is prose: on a phone its row becomes a block, for columns would be slivers.
+_PROSE = 40
+
+#: Up to this length it stays on one line: a digest, a size, a name.
+_WORD = 16
 
 _TONES = {
     "PASS": "good",
@@ -31,22 +38,43 @@ def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+@dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to a page beside this one."""
+
+    text: str
+    href: str
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, caption: str = "") -> str:
-    """A table; columns of numbers are set to the right."""
+    """A table; columns of numbers are set to the right, and on a phone rows with long texts become blocks."""
     numeric = {place for row in rows for place, value in enumerate(row) if _is_number(value)}
     head = "".join(
         f'<th class="number">{escape(column)}</th>' if place in numeric else f"<th>{escape(column)}</th>"
         for place, column in enumerate(columns)
     )
-    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(_cell(*pair) for pair in zip(columns, row, strict=True))}</tr>" for row in rows)
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    long = any(isinstance(value, str) and len(value) >= _PROSE for row in rows for value in row)
+    opened = '<table class="prose">' if long else "<table>"
+    return f'<div class="scroll">{opened}{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(value: object) -> str:
+def _cell(column: str, value: object) -> str:
+    named = f' data-name="{escape(column)}"'
+    if isinstance(value, Link):
+        return f"<td{named}>{link(value.text, value.href)}</td>"
     if isinstance(value, str) and value in _TONES:
-        return f"<td>{badge(value)}</td>"
-    return f'<td class="number">{escape(value)}</td>' if _is_number(value) else f"<td>{escape(value)}</td>"
+        return f"<td{named}>{badge(value)}</td>"
+    told = escape(value)
+    if _is_number(value):
+        return f'<td class="number"{named}>{told}</td>'
+    return f'<td class="word"{named}>{told}</td>' if len(told) <= _WORD else f"<td{named}>{told}</td>"
+
+
+def folded(summary: str, body: str) -> str:
+    """A part that is opened by a click: what few readers need."""
+    return f"<details><summary>{escape(summary)}</summary>{body}</details>"
 
 
 def facts(values: Mapping[str, object]) -> str:
@@ -86,8 +114,3 @@ def side_by_side(heading: str, told: Mapping[str, str], beside: Mapping[str, str
 def link(text: str, href: str) -> str:
     """A link to a page beside this one."""
     return f'<a href="{html.escape(href, quote=True)}">{escape(text)}</a>'
-
-
-def links(targets: Mapping[str, str]) -> str:
-    """A list of links: text → address."""
-    return "<ul>" + "".join(f"<li>{link(text, href)}</li>" for text, href in targets.items()) + "</ul>"
