@@ -30,7 +30,8 @@ from side import asked, measure, tell
 
 from tunegate.contracts.progress import say
 from tunegate.costs.phases import phases
-from tunegate.serving.address import Address, Backend
+from tunegate.serving.address import Address
+from tunegate.serving.envoy_documents import Backend
 from tunegate.serving.process import Server
 
 ADAPTERS, SEPARATE = 8, 2

@@ -17,7 +17,9 @@ from tunegate.costs.measure import measure
 from tunegate.costs.measurement import METRICS, read_measurement, write_measurement
 from tunegate.costs.memory import processes_memory_bytes
 from tunegate.costs.settings import Load
+from tunegate.serving.address import Address
 from tunegate.serving.environment import ServeEnvironment
+from tunegate.serving.envoy_documents import Backend
 from tunegate.serving.process import Server
 
 Serve = Callable[..., Server]
@@ -81,6 +83,20 @@ def test_without_a_tokenizer_on_this_machine_one_is_asked_for(serve: Serve, wher
         LOAD, url=server.url, models=["champion"], label="x", where=where(), tokenizer=tmp_path / "elsewhere"
     )
     assert found.completed == LOAD.requests
+
+
+def test_a_fleet_is_measured_at_its_address_by_the_names_that_clients_use(
+    serve: Serve, where: Where, tmp_path: Path
+) -> None:
+    server = serve()
+    with Address(tmp_path / "a") as address:
+        address.switch(Backend("set-1", server.url), names={"support": server.served_name, "legal": "champion"})
+        asked = {"url": address.url, "models": ["support", "legal"], "label": "fleet", "where": where()}
+        with pytest.raises(SettingsError, match="no tokenizer"):
+            measure(LOAD, **asked)
+        found = measure(LOAD, **asked, tokenizer=tmp_path / "model")
+    assert (found.completed, found.failed) == (LOAD.requests, 0)
+    assert [model.root for model in found.models] == [server.served_name, "champion"]  # the digest that answered
 
 
 def test_a_process_that_is_not_there_is_named_before_minutes_are_spent(serve: Serve, where: Where) -> None:

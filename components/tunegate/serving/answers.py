@@ -75,9 +75,9 @@ class Completion:
 
 
 def read_models(answer: Any) -> tuple[ServedModel, ...]:
-    """What ``/v1/models`` answers."""
+    """What ``/v1/models`` answers; the stable address of a fleet says no more than names and roots."""
     return tuple(
-        ServedModel(card["id"], card["root"] or "", card["parent"] or "", card["max_model_len"] or 0)
+        ServedModel(card["id"], card["root"] or "", card.get("parent") or "", card.get("max_model_len") or 0)
         for card in answer["data"]
     )
 
