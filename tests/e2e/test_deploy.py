@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,15 +15,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import kubernetes
 import psutil
 import pytest
+from tests.deploy.kserve.cluster import TOKEN, FakeCluster
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.verdict import Check, Verdict
+from tunegate.deploy.kserve.cluster import Cluster
+from tunegate.deploy.settings import ClusterSettings
+from tunegate.deploy.step import run as deploy
 from tunegate.registry.aliases import promote, read_alias, rollback
+from tunegate.registry.settings import SigningSettings
 from tunegate.registry.versions import Part, publish
+from tunegate.serving.client import Client
 from tunegate.serving.flags import ServingFlags
 from tunegate.storage.open import open_storage
 
@@ -156,3 +164,62 @@ def test_an_alias_is_served_through_a_switch_a_crash_and_a_rollback(
 def _words(process: psutil.Process, place: Path) -> list[str]:
     words: list[str] = process.info["cmdline"] or []
     return words if any(str(place) in word for word in words) else []
+
+
+class Container:
+    """A pod that runs the real entrypoint on the files that its storageUri names, and so the real vLLM."""
+
+    def __init__(self, model: Path, args: list[str]) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        command = [sys.executable, "-m", "tunegate.serving.entrypoint", "--model", str(model)]
+        self._running = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(self.port), *args])
+
+    @property
+    def ready(self) -> bool:
+        return Client(f"http://127.0.0.1:{self.port}").healthy()
+
+    def stop(self) -> None:
+        self._running.terminate()
+        self._running.wait()
+
+
+def test_canary_on_real_vllm_proves_its_digest_answers_its_probes_and_takes_its_place(
+    place: Path, versions: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, model = versions
+    storage = open_storage(str(place / "registry"))
+    template = (Path(__file__).parents[2] / "manifests/base/serving/inferenceservice.yaml").read_text("utf-8")
+    cluster = FakeCluster()
+    cluster.put(
+        "/api/v1/namespaces/prod/configmaps/tunegate-serving",
+        {"metadata": {"name": "tunegate-serving"}, "data": {"inferenceservice.yaml": template}},
+    )
+    cluster.start_pod = lambda args: Container(place / "quantized", args)
+    client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=cluster.url))
+    client.configuration.api_key = {"authorization": f"Bearer {TOKEN}"}
+    settings = ClusterSettings(
+        cpu=True, storage_prefix="gs://models/registry", weights=(50, 100), stage_seconds=5.0, min_requests=10,
+        max_latency_ratio=100.0, poll_seconds=1.0, ready_seconds=LONG_SECONDS,
+    )  # fmt: skip
+    told = {}
+    try:
+        for version in (first, second):
+            promote(storage, read_alias(storage, "clustered"), version, verdict="v", attempt=f"to {version}")
+            output = place / f"deployment-{version[:12]}"
+            deploy(
+                settings, ServingFlags(**SERVING), SigningSettings(), registry=str(place / "registry"),
+                alias="clustered", output=output, cluster=Cluster(client, "prod"),
+            )  # fmt: skip
+            told[version] = json.loads((output / "deployment.json").read_text())
+        (pod,) = cluster.pods[f"clustered-v{second[:10]}-predictor"][1]
+        served = Client(f"http://127.0.0.1:{pod.port}").models()
+        assert [one.name for one in served] == [model, "clustered"]
+        assert cluster.started[f"clustered-v{second[:10]}-predictor"] == 1
+        assert (told[second]["replaced"], told[second]["probes"]) == (first, 8)
+        for share in told[second]["shares"]:
+            assert (share["failed"], share["user_failures"]) == (0, 0)
+            assert share["asked"] <= share["user_requests"], "vLLM's own counter has every request of ours"
+    finally:
+        cluster.stop()

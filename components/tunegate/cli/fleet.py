@@ -105,6 +105,41 @@ def serve(
         until_stopped(lambda stopping: supervise(source, settings, where, folder=folder, stopping=stopping))
 
 
+@commands.command()
+def manifest(
+    built: Annotated[Path, typer.Argument(help="What `tunegate fleet build` wrote.", show_default=False)],
+    fleet_uri: Annotated[
+        str, typer.Option(help="Where the cluster reads it: a folder in a bucket.", show_default=False)
+    ],
+    base_uri: Annotated[str, typer.Option(help="Where the cluster reads its base.", show_default=False)],
+    name: Annotated[str, typer.Option(help="What the objects are named after.")] = "fleet",
+    namespace: Annotated[str, typer.Option(help="Where; empty: where they are applied.")] = "",
+    image: Annotated[str, typer.Option(help="The image that holds vLLM; empty: that of this version.")] = "",
+    replicas: Annotated[int, typer.Option(help="Servers.")] = 1,
+    accelerators: Annotated[int, typer.Option(help="GPUs of one server.")] = 1,
+    memory: Annotated[str, typer.Option(help="Memory of one server.")] = "64Gi",
+    picker: Annotated[str, typer.Option(help="Service of llm-d's endpoint picker; then aliases are known.")] = "",
+    recipe: ServingRecipeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a built fleet as documents for a cluster, which pods fetch and hash before vLLM starts."""
+    with errors_shown():
+        import yaml
+
+        from tunegate.contracts.settings import parse_settings
+        from tunegate.fleet.manifest import ClusterFleet, fleet_documents
+
+        given: dict[str, Any] = {"fleet_uri": fleet_uri, "base_uri": base_uri, "name": name, "namespace": namespace}
+        given |= {"replicas": replicas, "accelerators": accelerators, "memory": memory, "picker": picker}
+        settings = parse_settings(ClusterFleet, given | ({"image": image} if image else {}), where="fleet manifest")
+        flags, _ = serving_sections(recipe, "")
+        documents = fleet_documents(built, settings, flags)
+        if as_json:
+            print_json(documents)
+        else:
+            typer.echo(yaml.safe_dump_all(documents, sort_keys=False), nl=False)
+
+
 def _resolved(path: Path, dtype: str, *, check: bool) -> Any:
     from tunegate.fleet.file import read_fleet
     from tunegate.fleet.resolve import Digests, resolve

@@ -6,7 +6,6 @@ was loaded under it before the first request.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 from collections.abc import Mapping
@@ -19,13 +18,14 @@ from tunegate.contracts.progress import Progress, say
 from tunegate.deploy.settings import LocalSettings
 from tunegate.deploy.source import Prepared, Wanted
 from tunegate.deploy.versions import TASK, keep_newest
-from tunegate.fleet.build import ADAPTERS, KIND, PROBES, BuiltFleet, read_built
+from tunegate.fleet.build import KIND, PROBES, BuiltFleet, read_built
 from tunegate.fleet.child import build_in_child
+from tunegate.fleet.engine import fleet_engine
 from tunegate.fleet.file import read_fleet
 from tunegate.fleet.resolve import Digests, Resolved, resolve
 from tunegate.registry.settings import SigningSettings
 from tunegate.serving.environment import ServeEnvironment
-from tunegate.serving.flags import ServingFlags, production_engine, served_dtype
+from tunegate.serving.flags import ServingFlags, served_dtype
 from tunegate.serving.limits import AnswerLimits
 from tunegate.serving.probes import check_probes, read_probes
 from tunegate.serving.process import Server
@@ -85,13 +85,7 @@ class FleetSource:
             build_in_child(resolved, self._signing, folder, log=log)
         os.utime(folder)  # the newest is what was served last
         built = read_built(folder)
-        engine = production_engine(self._flags, Path(resolved.base), self._where)
-        engine = dataclasses.replace(
-            engine,
-            lora_modules={each.served: folder / ADAPTERS / each.served for each in built.adapters},
-            max_loras=built.max_loras,
-            max_lora_rank=built.max_lora_rank,
-        )
+        engine = fleet_engine(folder, built, Path(resolved.base), self._flags, self._where)
         names = {each.alias: each.served for each in built.adapters}
         return Prepared(engine, lambda server: self._check(server, folder, built), names)
 

@@ -59,6 +59,7 @@ class FakeCluster:
         on_apply: called with each of those, before it is answered.
         started: Kubernetes service → how often its servers were started.
         splits: whether KServe ever reports that it split the traffic.
+        start_pod: what a container is started with → the pod that it makes.
     """
 
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -70,6 +71,7 @@ class FakeCluster:
     on_apply: Callable[[dict[str, Any]], None] = lambda document: None
     started: dict[str, int] = field(default_factory=dict)
     splits: bool = True
+    start_pod: Callable[[list[str]], Any] | None = None
     seen: list[str] = field(default_factory=list)
     _version: int = 0
     _lock: Any = field(default_factory=threading.RLock)
@@ -245,15 +247,18 @@ class FakeCluster:
             pods = []
             self.started[service] = self.started.get(service, 0) + 1
         args = predictor["model"]["args"]
-        model = args[args.index("--expect") + 1]
         while len(pods) > predictor.get("minReplicas", 1):
             pods.pop().stop()
         while len(pods) < predictor.get("minReplicas", 1):
-            pods.append(Pod(model, self.behaviours.setdefault(model, Behaviour())))
+            pods.append((self.start_pod or self._stand_in)(args))
         self.pods[service] = (template, pods)
 
+    def _stand_in(self, args: list[str]) -> Pod:
+        model = args[args.index("--expect") + 1]
+        return Pod(model, self.behaviours.setdefault(model, Behaviour()))
+
     def _ready(self, service: str) -> list[Pod]:
-        return [pod for pod in self.pods.get(service, ("", []))[1] if pod.behaviour.ready]
+        return [pod for pod in self.pods.get(service, ("", []))[1] if pod.ready]
 
     def _slices(self, query: dict[str, str]) -> list[dict[str, Any]]:
         service = query["labelSelector"].removeprefix("kubernetes.io/service-name=")
@@ -261,7 +266,7 @@ class FakeCluster:
             {
                 "addressType": "IPv4",
                 "ports": [{"name": "http", "port": pod.port, "protocol": "TCP"}],
-                "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": pod.behaviour.ready}}],
+                "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": pod.ready}}],
             }
             for pod in self.pods.get(service, ("", []))[1]
         ]

@@ -57,6 +57,10 @@ class Pod:
     def port(self) -> int:
         return int(self._server.server_address[1])
 
+    @property
+    def ready(self) -> bool:
+        return self.behaviour.ready
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
