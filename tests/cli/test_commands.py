@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,16 @@ def test_shell_completion_names_the_commands(shell: str) -> None:
     asked |= {"_TYPER_COMPLETE_ARGS": "tunegate re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
     shown = RUNNER.invoke(app, [], prog_name="tunegate", env=asked)
     assert {"registry", "report"} <= set(re.findall(r"[a-z]+", shown.output)), shown.output
+
+
+def test_shell_completion_that_the_readme_names_is_what_bash_reads() -> None:
+    assert 'eval "$(.venv/bin/tunegate --show-completion bash)"' in (ROOT / "README.md").read_text("utf-8")
+    shown = RUNNER.invoke(app, ["--show-completion", "bash"], prog_name="tunegate")
+    assert shown.exit_code == 0
+    read = subprocess.run(
+        ["bash", "-c", 'eval "$0"; complete -p tunegate', shown.stdout], capture_output=True, text=True
+    )
+    assert "-F _tunegate_completion tunegate" in read.stdout, read.stderr
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -33,6 +34,10 @@ RUN_ELSEWHERE = {
         "tests/wiring/test_finetune.py",
         '"run", str(path), "--output"',
     ),
+    ".venv/bin/tunegate run mine/recipe.yaml --output mine/run": (
+        "tests/wiring/test_init.py",
+        '"run", "mine/recipe.yaml", "--output", "mine/run"',
+    ),
     ".venv/bin/tunegate deploy registry champion --recipe recipe.yaml": (
         "tests/deploy/test_supervisor.py",
         '"champion", "--folder", str(self.folder), "--port", "0", "--recipe"',
@@ -55,6 +60,17 @@ RUN_ELSEWHERE = {
 }
 
 
+INIT = next(command for command in COMMANDS if "tunegate init" in command)
+
+
+def _row(number: int) -> dict[str, str]:
+    """A message and the team that answers it, unlike every other."""
+    said = " ".join(
+        f"{word}{number * place % 997}" for place, word in enumerate(("order", "kettle", "street", "bill"), 3)
+    )
+    return {"prompt": f"Which team? {said}", "completion": ("refund", "delivery")[number % 2]}
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command not in RUN_ELSEWHERE])
 def test_command_of_the_readme_works(
     command: str,
@@ -70,7 +86,11 @@ def test_command_of_the_readme_works(
     (tmp_path / "tasks/capitals.yaml").write_text(TASK, "utf-8")
     (tmp_path / "tasks/capitals.jsonl").write_text(TASK_ROWS, "utf-8")
     shutil.copytree(tiny_base, tmp_path / "models/my-base")
-    shutil.copytree(tiny_dataset, tmp_path / "runs/mine/kfp/dataset")
+    for run in ("runs/mine", "mine/run"):
+        shutil.copytree(tiny_dataset, tmp_path / run / "kfp/dataset")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(_row(number)) + "\n" for number in range(160)), "utf-8")
+    if "mine/recipe.yaml" in command:
+        assert CliRunner().invoke(app, shlex.split(INIT)[1:]).exit_code == 0
     program, *arguments = shlex.split(command)
     assert program == ".venv/bin/tunegate"
     result = CliRunner().invoke(app, arguments)

@@ -37,21 +37,11 @@ def test_own_rows_come_to_a_promoted_version_through_init_and_run(tmp_path: Path
     )  # fmt: skip
     assert written["judged_by"]["task"] == "tickets"
     # A tiny model of random weights learns at the fastest rate that lint lets through, and is served anywhere.
-    learning = (
-        "learning_rate=1.9e-3",
-        "num_train_epochs=6",
-        "scheme=FP8_DYNAMIC",
-        "parity.rows=2",
-        "evaluate.noise_rows=1",
-    )
-    _command(
-        tmp_path,
-        "run",
-        "mine/recipe.yaml",
-        "--output",
-        "mine/run",
-        *(word for one in learning for word in ("--set", one)),
-    )
+    learning = {"learning_rate": "1.9e-3", "num_train_epochs": 6, "scheme": "FP8_DYNAMIC"}
+    faster = {"parity.rows": 2, "evaluate.noise_rows": 1}
+    changes = [word for name, value in (learning | faster).items() for word in ("--set", f"{name}={value}")]
+    ran = ["run", "mine/recipe.yaml", "--output", "mine/run", *changes]
+    _command(tmp_path, *ran)
 
     report = json.loads((tmp_path / "mine/run/report.json").read_text("utf-8"))
     assert report["decision"] == "PASS"
