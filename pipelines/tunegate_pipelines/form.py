@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, type] = {
     "serving": ServingFlags,
 }
 
-#: The same of what comes after a run, which the pipeline `finetune` checks and does not do.
+#: The same of what comes after a run: the pipeline `finetune` checks it, and does not do it.
 AFTER: Mapping[str, type] = {"deploy": ClusterSettings}
 
 #: Run-form parameter → the (step, setting) places it fills.

@@ -24,6 +24,7 @@ from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.contracts.approval_rules import refuse_unusable
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import parse_settings, refuse_unknown_keys, settings_document
+from tunegate.deploy.settings import ClusterSettings, refuse_unusable_weights
 from tunegate.gate.policy import parse_policy
 from tunegate.registry.aliases import check_alias_name
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
@@ -93,9 +94,13 @@ def resolve(form: Mapping[str, Any], sections: Mapping[str, Any]) -> Sections:
     complete = {name: _parsed(name, merged[name]) for name in SECTIONS}
     parse_policy(complete["gate"]["policy"])
     _check_approval(complete)
-    for name, settings in AFTER.items():
-        parse_settings(settings, _section(sections.get(name), f"recipe.{name}"), where=f"recipe.{name}")
+    _check_deployment(_section(sections.get("deploy"), "recipe.deploy"))
     return complete
+
+
+def _check_deployment(section: Mapping[str, Any]) -> None:
+    """Raises SettingsError for a deployment that would be refused after all the work is done."""
+    refuse_unusable_weights(parse_settings(ClusterSettings, section, where="recipe.deploy"))
 
 
 def _check_approval(sections: Sections) -> None:

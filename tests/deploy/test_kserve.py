@@ -135,7 +135,8 @@ def world(tmp_path: Path, publish_version: Publish, monkeypatch: pytest.MonkeyPa
     cluster = FakeCluster()
     made = World(tmp_path, publish_version, cluster)
     monkeypatch.setenv("KUBECONFIG", str(made.kubeconfig))
-    monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(made.kubeconfig))
+    for module in ("kubernetes.config", "kubernetes.config.kube_config"):  # the client reads the variable once
+        monkeypatch.setattr(f"{module}.KUBE_CONFIG_DEFAULT_LOCATION", str(made.kubeconfig))
     yield made
     cluster.stop()
 
@@ -455,6 +456,20 @@ def test_what_kserve_refuses_is_told_in_its_words_and_nothing_serves_otherwise(w
         world.deploy()
     assert "denied the request: no" in refused.value.seen
     assert world.untouched(first)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [("", "There is no cluster"), ("contexts: []", "There is no cluster"), (None, "which namespace")],
+)
+def test_cluster_or_namespace_that_nobody_named_is_asked_for(
+    world: World, monkeypatch: pytest.MonkeyPatch, config: str | None, said: str
+) -> None:
+    written = json.loads(world.kubeconfig.read_text())
+    del written["contexts"][0]["context"]["namespace"]
+    world.kubeconfig.write_text(json.dumps(written) if config is None else config)
+    with pytest.raises(InputError, match=said):
+        connect()
 
 
 TEMPLATES = {

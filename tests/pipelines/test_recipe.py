@@ -81,6 +81,13 @@ def test_policy_that_cannot_be_judged_is_refused_before_training() -> None:
         resolve({}, {"gate": {"policy": {"checks": []}}})
 
 
+@pytest.mark.parametrize("section", [{"weights": [50, 5, 100]}, {"replica": 2}, {"max_error_rate": 2}])
+def test_deployment_that_would_be_refused_is_refused_before_training(section: dict[str, Any]) -> None:
+    resolve({}, sections(deploy={"weights": [5, 50, 100], "replicas": 2}))
+    with pytest.raises(SettingsError, match=r"deploy"):
+        resolve({}, sections(deploy=section))
+
+
 def test_run_section_pasted_into_the_kfp_form_is_refused_not_ignored() -> None:
     with pytest.raises(SettingsError, match="in the run form itself"):
         resolve({}, sections(run={"r": 8}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import setting
 
 
@@ -69,3 +70,15 @@ class ClusterSettings:
     lease_seconds: float = setting(
         30.0, unit="seconds", help="after how long without a sign of life another deployment takes over", minimum=1
     )
+
+
+def refuse_unusable_weights(settings: ClusterSettings) -> None:
+    """Raises SettingsError for shares of the traffic that do not grow to all of it."""
+    weights = settings.weights
+    if not weights or list(weights) != sorted(set(weights)) or weights[0] < 1 or weights[-1] != 100:
+        raise SettingsError(
+            "deploy.weights do not lead to all the traffic.",
+            seen=", ".join(map(str, weights)) or "none",
+            expected="whole percents from 1, each larger than the one before, the last 100",
+            remedy="for example weights: [5, 25, 50, 100]",
+        )

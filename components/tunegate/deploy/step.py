@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.errors import GateRefused, SettingsError
+from tunegate.contracts.errors import GateRefused, TunegateError
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.settings import settings_document
@@ -17,7 +18,7 @@ from tunegate.deploy.kserve.lease import Lease
 from tunegate.deploy.kserve.release import Release, release_of
 from tunegate.deploy.kserve.rollout import Rollout
 from tunegate.deploy.page import deployment_page
-from tunegate.deploy.settings import ClusterSettings
+from tunegate.deploy.settings import ClusterSettings, refuse_unusable_weights
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.serving.flags import ServingFlags
 from tunegate.storage.open import open_storage
@@ -86,7 +87,8 @@ def run(
         try:
             live = rollout.run()
         except GateRefused as error:
-            lease.note_refused(attempt, error.failed)
+            with contextlib.suppress(TunegateError):  # the refusal is told, whether it can be kept or not
+                lease.note_refused(attempt, error.failed)
             raise
     return produce(
         output,
@@ -96,18 +98,6 @@ def run(
         volatile=_VOLATILE,
         build=lambda folder: _write(folder, rollout, release, live.url),
     )
-
-
-def refuse_unusable_weights(settings: ClusterSettings) -> None:
-    """Raises SettingsError for shares of the traffic that do not grow to all of it."""
-    weights = settings.weights
-    if not weights or list(weights) != sorted(set(weights)) or weights[0] < 1 or weights[-1] != 100:
-        raise SettingsError(
-            "deploy.weights do not lead to all the traffic.",
-            seen=", ".join(map(str, weights)) or "none",
-            expected="whole percents from 1, each larger than the one before, the last 100",
-            remedy="for example weights: [5, 25, 50, 100]",
-        )
 
 
 def _write(folder: Path, rollout: Rollout, release: Release, url: str) -> None:
