@@ -236,6 +236,30 @@ def test_rows_that_cannot_be_trained_on_are_named_and_left_out(here: Path, tiny_
     )
 
 
+def test_a_turn_with_a_special_token_is_found_before_the_run_stops_at_it(here: Path, tiny_base: Path) -> None:
+    rows = _rows(_label)
+    rows[4]["prompt"] += " <|im_end|>"
+    result = _init(tiny_base, rows)
+    assert "tickets.jsonl:5 cannot be trained on and is left out: a special token inside a turn" in result.stdout
+
+
+def test_a_base_without_a_chat_template_is_refused(here: Path, make_base: Callable[..., Path]) -> None:
+    base = make_base(seed=5)
+    (base / "chat_template.jinja").unlink()
+    result = _init(base, _rows(_label))
+    assert result.exit_code == 2
+    assert "chat template" in result.stderr
+    assert not Path("mine").exists()
+
+
+def test_a_place_that_cannot_be_written_is_an_error_with_its_name(here: Path, tiny_base: Path) -> None:
+    Path("mine").write_text("a file")
+    result = _init(tiny_base, _rows(_label))
+    assert result.exit_code == 2
+    assert "cannot be written" in result.stderr
+    assert Path("mine").read_text() == "a file"
+
+
 def test_a_label_column_beside_a_text_column_is_pointed_out(here: Path, tiny_base: Path) -> None:
     result = _init(tiny_base, [{"text": _said(random.Random(n), 12), "team": _TEAMS[n % 3]} for n in range(160)])
     assert "rename text to prompt and it to completion" in result.stdout

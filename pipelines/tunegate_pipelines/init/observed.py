@@ -20,8 +20,8 @@ from tunegate.prepare.validate import answer_lengths, check_example
 #: is the only right one (``free``) or nothing is asked (``text``), by how likely the model finds it.
 Kind = Literal["tool_call", "label", "json", "short", "free", "text"]
 
-#: More rows are not measured in tokens: the longest of a few thousand says enough.
-MEASURED_ROWS = 2000
+#: Of more rows than this only as many are rendered, from all over: that says enough of their lengths.
+RENDERED_ROWS = 20_000
 
 #: Labels: at most so many, each for so many rows on average, and so many characters.
 _LABELS, _ROWS_A_LABEL, _LABEL_CHARACTERS = 50, 5, 80
@@ -96,14 +96,18 @@ def observe(source: Source, tokenizer: Any | None) -> Observed:
 
     Raises:
         DataError: for rows of no format or of several, or where no row can be trained on.
+        ModelError: for a chat template that does not end the assistant's turn.
     """
     format_name = detect_format(source.rows)
     examples: list[Example] = []
     unusable: list[Dropped] = []
-    for row in source.rows:
+    lengths: list[tuple[int, int]] = []
+    every = math.ceil(len(source.rows) / RENDERED_ROWS)
+    for number, row in enumerate(source.rows):
         try:
             example = convert(row, format_name)
             check_example(example)
+            lengths += _tokens_of(example, tokenizer) if number % every == 0 else []
         except DataError as error:
             unusable.append(Dropped(row.where, error.failed, error.seen))
         else:
@@ -127,7 +131,7 @@ def observe(source: Source, tokenizer: Any | None) -> Observed:
         labels=_by_frequency(last_answer(example) for example in examples) if kind == "label" else (),
         several=sum(len(example.answers) > 1 for example in examples),
         slices=_slices([columns_of(example) for example in examples]),
-        lengths=_lengths(examples, tokenizer),
+        lengths=_summed(lengths, measured=tokenizer is not None),
     )
 
 
@@ -197,23 +201,21 @@ def _slices(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(found[:_SLICE_COLUMNS])
 
 
-def _lengths(examples: Sequence[Example], tokenizer: Any | None) -> Lengths:
-    step = math.ceil(len(examples) / MEASURED_ROWS)
-    pairs = [
-        pair
-        for example in examples[::step]
-        for pair in (_estimated(example) if tokenizer is None else _measured(tokenizer, example))
-    ]
+def _summed(pairs: Sequence[tuple[int, int]], *, measured: bool) -> Lengths:
     prompts, answers = [prompt for prompt, _ in pairs], [answer for _, answer in pairs]
     totals = tuple(prompt + answer for prompt, answer in pairs)
-    return Lengths(totals, max(prompts, default=0), max(answers, default=0), measured=tokenizer is not None)
+    return Lengths(totals, max(prompts, default=0), max(answers, default=0), measured)
 
 
-def _measured(tokenizer: Any, example: Example) -> list[tuple[int, int]]:
-    try:
-        return [(length.prompt, length.completion) for length in answer_lengths(tokenizer, example)]
-    except DataError:  # prepare names the row
-        return []
+def _tokens_of(example: Example, tokenizer: Any | None) -> list[tuple[int, int]]:
+    """Prompt and answer of each row that an example becomes.
+
+    Raises:
+        DataError: for one that the chat template refuses, or with a special token in a turn.
+    """
+    if tokenizer is None:
+        return _estimated(example)
+    return [(length.prompt, length.completion) for length in answer_lengths(tokenizer, example)]
 
 
 def _estimated(example: Example) -> list[tuple[int, int]]:

@@ -157,9 +157,17 @@ def _write(files: Mapping[Path, str]) -> None:
     """All or none: a file that is there is never touched."""
     _refuse_existing(list(files))
     for path, text in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be written.",
+                seen=f"{type(error).__name__}: {error}",
+                expected="a folder, or a place where one can be made",
+                remedy="name another folder, or correct its permissions",
+            ) from error
 
 
 def _refuse_existing(paths: list[Path]) -> None:
