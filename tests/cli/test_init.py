@@ -311,3 +311,16 @@ def test_names_of_places_are_kept_whatever_they_hold(here: Path, tiny_base: Path
     assert recipe["run"]["registry"] == "kept # here"
     assert recipe["run"]["alias"] == "on"
     assert recipe["evaluate"]["tasks"][0] == "my 'own': one/tasks/tickets.yaml"
+
+
+def test_columns_of_other_names_are_told_how_to_be_called(here: Path, tiny_base: Path) -> None:
+    result = _init(tiny_base, [{"question": "why?", "answer": "so"}])
+    assert result.exit_code == 2
+    assert "rename the columns: question to prompt and answer to completion" in result.stderr
+
+
+def test_a_spreadsheets_file_is_told_how_to_be_converted(here: Path, tiny_base: Path) -> None:
+    Path("rows.csv").write_text("prompt,completion\na,b\n")
+    result = RUNNER.invoke(app, ["init", "mine", "--base-model", str(tiny_base), "--data", "rows.csv"])
+    assert result.exit_code == 2
+    assert "load_dataset('csv'" in result.stderr

@@ -36,6 +36,12 @@ REQUIRED_COLUMNS: Mapping[str, tuple[str, ...]] = {
 #: Format → columns that it reads where a row has them.
 OPTIONAL_COLUMNS: Mapping[str, tuple[str, ...]] = {"alpaca": ("input", "system"), "sharegpt": ("system",)}
 
+#: What people call the columns of ``prompt_completion``, commonest first.
+_CALLED: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("prompt", "question", "query", "input", "source", "context", "text"),
+    "completion": ("completion", "answer", "response", "output", "target", "label", "summary"),
+}
+
 #: ShareGPT's names of the roles, after LLaMA-Factory and FastChat.
 SHAREGPT_ROLES = {
     "system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant",
@@ -126,8 +132,18 @@ def _no_single_format(row: RawRow, fits: Sequence[str], stated: str) -> DataErro
         f"{row.where} has no known format." if stated == "auto" else f"{row.where} is not of the format {stated!r}.",
         seen=f"columns {columns}",
         expected=f"the columns of a format ({known})" if stated == "auto" else ", ".join(REQUIRED_COLUMNS[stated]),
-        remedy="rename the columns; a column that is null counts as absent",
+        remedy=f"rename the columns{_renamed(row)}; a column that is null counts as absent",
     )
+
+
+def _renamed(row: RawRow) -> str:
+    """How question and answer would have to be called, where they are there under another name."""
+    found = {
+        name: next((own for own in called if row.values.get(own) is not None), "") for name, called in _CALLED.items()
+    }
+    if not all(found.values()):
+        return ""
+    return ": " + " and ".join(f"{own} to {name}" for name, own in found.items() if own != name)
 
 
 def convert(row: RawRow, format_name: str) -> Example:

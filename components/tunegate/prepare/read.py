@@ -85,11 +85,12 @@ def _files(path: Path) -> list[tuple[Path, str]]:
         found = [(file, name.as_posix()) for file, name in inside if not any(p.startswith(".") for p in name.parts)]
         found = [(file, name) for file, name in found if file.suffix in SUFFIXES]
     if not found or any(file.suffix not in SUFFIXES for file, _ in found):
+        kind = "csv" if path.suffix in (".csv", ".tsv") else "json"
         raise DataError(
             f"{path} cannot be read as a data set.",
             seen=f"a file ending in {path.suffix!r}" if path.is_file() else "a folder without .jsonl or .parquet files",
             expected="JSON Lines (.jsonl, one object a line) or Parquet (.parquet)",
-            remedy="convert it: datasets.load_dataset('json', data_files=...)['train'].to_json('rows.jsonl')",
+            remedy=f"convert it: datasets.load_dataset('{kind}', data_files=...)['train'].to_json('rows.jsonl')",
         )
     return found
 
