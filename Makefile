@@ -54,7 +54,7 @@ torture: $(INSTALLED) $(SERVING)  ## full-size kills: training killed at random 
 	$(BIN)/pytest -m slow -s tests
 
 golden: $(INSTALLED)  ## the compiled pipelines that a test holds against the code
-	for name in finetune approve promote deploy; do \
+	for name in finetune retrain approve promote deploy; do \
 		$(BIN)/tunegate compile --pipeline $$name --output pipelines/tunegate_pipelines/$$name.yaml || exit 1; \
 	done
 

@@ -13,7 +13,7 @@ from tunegate_pipelines.image_digests import located, pinned
 from tunegate_pipelines.platform_settings import Platform, compiled_for
 
 #: Each pipeline is the function of its name in the module of its name.
-PIPELINES = ("finetune", "approve", "promote", "deploy")
+PIPELINES = ("finetune", "retrain", "approve", "promote", "deploy")
 
 
 def golden(pipeline: str) -> Path:

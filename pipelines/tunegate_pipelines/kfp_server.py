@@ -107,18 +107,18 @@ class KfpServer:
         """A run as it is now."""
         return self._read(lambda: self.client.get_run(run_id))
 
-    def recurring_runs(self, experiment_id: str) -> list[Any]:
-        """Every recurring run of an experiment."""
+    def recurring_runs(self) -> list[Any]:
+        """Every recurring run of the namespace."""
         found: list[Any] = []
         token: str | None = ""
         while token is not None:
-            page = self._read(partial(self._recurring_page, experiment_id, token))
+            page = self._read(partial(self._recurring_page, token))
             found += page.recurring_runs or ()
             token = page.next_page_token or None
         return found
 
-    def _recurring_page(self, experiment_id: str, token: str) -> Any:
-        return self.client.list_recurring_runs(page_token=token, page_size=_PAGE_SIZE, experiment_id=experiment_id)
+    def _recurring_page(self, token: str) -> Any:
+        return self.client.list_recurring_runs(page_token=token, page_size=_PAGE_SIZE, namespace=self.namespace or None)
 
     def create_recurring_run(self, **arguments: Any) -> str:
         """Creates a recurring run, by the client's own arguments, and returns its id."""

@@ -24,6 +24,7 @@ from tunegate.preflight.lint import Linted, refuse
 from tunegate.quantize.legacy.environment import check_environment
 from tunegate.registry.minimum import refuse_looser, refuse_unasked
 from tunegate.storage.open import open_storage
+from tunegate_pipelines.changes import made_by
 from tunegate_pipelines.form import SECTIONS
 from tunegate_pipelines.lint_page import lint_section
 from tunegate_pipelines.lint_recipe import lint_recipe
@@ -59,11 +60,11 @@ def launch_check(
     for address in (registry, checkpoint_uri):
         refuse_unreachable(address)
     linted = lint_recipe(sections, base_model=base_model, dataset=dataset)
-    _write(page, settings_page(sections, linted))
+    write_page(page, settings_page(sections, linted))
     refuse(linted)
     told = {step: _without_none(values) for step, values in sections.items()}
-    names = (*SECTIONS, "approval", "quantizer")
-    follows = (_approval(sections, registry), image_of(backend, quantizers))
+    names = (*SECTIONS, "approval", "quantizer", "made_by")
+    follows = (_approval(sections, registry), image_of(backend, quantizers), made_by(sections))
     return namedtuple("Settings", names)(*told.values(), *follows)  # type: ignore[call-arg]
 
 
@@ -97,7 +98,7 @@ def launch_refused(settings: Mapping[str, Any], verdict: KfpArtifact, *, alias: 
 @reports_errors
 def launch_summarize(status: Any, run_form: Mapping[str, str], *, page: KfpArtifact) -> None:
     """Writes the run's last page."""
-    _write(page, summary_page(status.state, status.pipeline_task_name or "", status.error_message or "", run_form))
+    write_page(page, summary_page(status.state, status.pipeline_task_name or "", status.error_message or "", run_form))
 
 
 def refusal(verdict: Verdict) -> GateRefused:
@@ -137,6 +138,7 @@ def summary_page(state: str, task: str, message: str, run_form: Mapping[str, str
     return page("Run", [Section("How it ended", body)])
 
 
-def _write(artifact: KfpArtifact, text: str) -> None:
+def write_page(artifact: KfpArtifact, text: str) -> None:
+    """Writes an HTML output."""
     Path(artifact.path).parent.mkdir(parents=True, exist_ok=True)
     Path(artifact.path).write_text(text, "utf-8")

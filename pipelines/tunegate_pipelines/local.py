@@ -118,7 +118,7 @@ def _report(output: Path) -> None:
 
 
 def _run(recipe: Recipe, output: Path, console: Console) -> None:
-    from tunegate_pipelines.finetune import LABELS
+    from tunegate_pipelines.stages import LABELS
 
     view = view_for(console)
     speakers = frozenset({*SECTIONS, "demo"})

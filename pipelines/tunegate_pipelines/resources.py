@@ -56,6 +56,7 @@ _CONTROL = Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR)
 REQUESTS: Mapping[str, Request] = {
     "check": Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR, cause="unreachable"),
     "begin_retrain": Request(cpu="2", memory="4Gi", timeout_seconds=6 * _HOUR, cause="unreachable"),
+    "skipped": _CONTROL,
     "prepare": Request(cpu="4", memory="16Gi", timeout_seconds=12 * _HOUR, cause="unreachable"),
     "train": Request(cpu="8", memory="64Gi", accelerators=1, timeout_seconds=7 * 24 * _HOUR, cause="interrupted"),
     "merge": Request(cpu="4", memory="64Gi", timeout_seconds=12 * _HOUR),  # 'merge_base: measure' loads what it merged

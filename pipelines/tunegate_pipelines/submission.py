@@ -150,11 +150,11 @@ def _check_task_files(sections: Sections) -> None:
         InputError: for a path that only this machine knows, or a file that cannot be used.
     """
     files = [name for name in sections["evaluate"]["tasks"] if is_task_file(name)]
-    if relative := [name for name in files if not Path(name).is_absolute()]:
+    if relative := [name for name in files if not name.startswith(("/", "gs://"))]:
         raise InputError(
             "A task file is named by a path that pods do not know.",
             seen=", ".join(relative),
-            expected="an absolute path on a volume of the cluster",
+            expected="an absolute path on a volume of the cluster, or gs://bucket/folder/task.yaml",
             remedy="copy the task and its rows there, and name it by that path",
             items=relative,
         )

@@ -18,7 +18,7 @@ from tunegate_pipelines.recipe import read_recipe
 from tunegate_pipelines.submission import Submission, prepare_submission, tasks_of
 
 #: The pipelines that take a recipe.
-OF_RECIPES = ("finetune",)
+OF_RECIPES = ("finetune", "retrain")
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ def check(
         ("serving", dict),
         ("approval", str),
         ("quantizer", str),
+        ("made_by", str),
     ],
 ):
     """Checks run form and recipe as a whole, before anything is spent, and gives every step its settings.
@@ -135,3 +136,85 @@ def summarize(
 
     run_form = {"base_model": base_model, "dataset": dataset, "registry": registry, "alias": alias}
     launch_summarize(status, run_form, page=page)
+
+
+@dsl.component(base_image=images.IMAGES["begin_retrain"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def begin_retrain(
+    base_model: str,
+    dataset: str,
+    registry: str,
+    alias: str,
+    made_by: str,
+    approve: dict,  # type: ignore[type-arg]
+    approval: str,
+    lease_seconds: int,
+    holder: str,
+    page: Output[HTML],
+) -> NamedTuple("Begun", [("decision", str), ("reason", str), ("claim", dict)]):  # type: ignore[valid-type]
+    """Looks whether data, base or recipe changed since the alias's version was made, and claims the work when they did.
+
+    Args:
+        base_model: as in the run form.
+        dataset: as in the run form.
+        registry: as in the run form.
+        alias: as in the run form.
+        made_by: the digest of the recipe, as check gives it.
+        approve: the section 'approve' of the recipe.
+        approval: whether a person is asked: the claim then lasts as long as there is to answer.
+        lease_seconds: how long the claim lasts when this run dies.
+        holder: this run.
+        page: what was decided, and why.
+    """
+    from tunegate_pipelines.launch_retrain import launch_begin
+
+    return launch_begin(
+        base_model=base_model,
+        dataset=dataset,
+        registry=registry,
+        alias=alias,
+        made_by=made_by,
+        approve=approve,
+        approval=approval,
+        lease_seconds=lease_seconds,
+        holder=holder,
+        page=page,
+    )
+
+
+@dsl.component(base_image=images.IMAGES["end_retrain"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def end_retrain(
+    status: dsl.PipelineTaskFinalStatus,
+    base_model: str,
+    dataset: str,
+    registry: str,
+    alias: str,
+    holder: str,
+    page: Output[HTML],
+) -> None:
+    """Writes how the run ended, however it ended, and gives its claim back.
+
+    Args:
+        status: filled by KFP.
+        base_model: as in the run form.
+        dataset: as in the run form.
+        registry: as in the run form.
+        alias: as in the run form.
+        holder: this run.
+        page: as that of summarize.
+    """
+    from tunegate_pipelines.launch_retrain import launch_end
+
+    run_form = {"base_model": base_model, "dataset": dataset, "registry": registry, "alias": alias}
+    launch_end(status, run_form, holder=holder, page=page)
+
+
+@dsl.component(base_image=images.IMAGES["skipped"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
+def skipped(reason: str) -> None:
+    """Says why nothing was made, where a person looks first: the run's graph.
+
+    Args:
+        reason: as begin_retrain gives it.
+    """
+    from tunegate.contracts.progress import say
+
+    say("retrain", reason)

@@ -42,6 +42,10 @@ RUN_ELSEWHERE = {
         "tests/deploy/test_supervisor.py",
         '"champion", "--folder", str(self.folder), "--port", "0", "--recipe"',
     ),
+    ".venv/bin/tunegate schedule schedules.yaml --cluster cluster.yaml": (
+        "tests/pipelines/kfp/test_schedule.py",
+        '"schedule", str(home / "schedules.yaml"), "--cluster"',
+    ),
     ".venv/bin/tunegate submit recipe.yaml --cluster cluster.yaml --model llama-3-8b": (
         "tests/pipelines/kfp/test_submit.py",
         '"submit", str(home / "recipe.yaml"), "--cluster"',

@@ -70,7 +70,7 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:
     """KFP's parameters know no null: one would break the run between two tasks."""
     told = launch_check({"r": 8.0}, RECIPE, base_model="", dataset="", registry="/data/registry", page=page)
-    assert told._fields == (*SECTIONS, "approval", "quantizer")
+    assert told._fields == (*SECTIONS, "approval", "quantizer", "made_by")
     assert told.train["r"] == 8
     assert None not in [value for settings in told[: len(SECTIONS)] for value in settings.values()]
     assert "lora_alpha" in Path(page.path).read_text("utf-8")

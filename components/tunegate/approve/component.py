@@ -12,6 +12,7 @@ def request_approval(
     signing: dict,  # type: ignore[type-arg]
     alias: str,
     registry: str,
+    claim: dict,  # type: ignore[type-arg]
     verdict: Input[Artifact],
     adapter: Input[Model],
     merged: Input[Model],
@@ -34,6 +35,7 @@ def request_approval(
         signing: the section 'signing' of the recipe.
         alias: the alias that would move.
         registry: a folder or URI.
+        claim: that of a retraining; empty for any other run.
         verdict: what gate wrote.
         adapter: what train wrote.
         merged: what merge wrote.
@@ -68,6 +70,7 @@ def request_approval(
         page=page,
         metrics=metrics,
         request_digest=request,
+        claim=claim,
     )
 
 

@@ -11,6 +11,7 @@ from tunegate.approve import decide, request, wait
 from tunegate.approve.identity import identify
 from tunegate.approve.page import decision_page
 from tunegate.approve.settings import ApproveSettings, rules_of
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import reports_errors
 from tunegate.contracts.launch import KfpArtifact, KfpMetrics, publish, read_summary
 from tunegate.contracts.progress import say
@@ -37,6 +38,7 @@ def launch_request(
     page: KfpArtifact,
     metrics: KfpMetrics,
     request_digest: str,
+    claim: Mapping[str, Any],
 ) -> None:
     """Asks, and writes the request's digest to the file that KFP reads the output from."""
     parsed = parse_settings(ApproveSettings, settings, where="recipe.approve")
@@ -44,7 +46,7 @@ def launch_request(
     rules = rules_of(parsed, require_signature=signed.require_signature)
     requester = identify(rules, registry=registry, environment=os.environ)
     manifest = request.run(
-        request.Asking(alias, requester, parsed, signed, os.environ),
+        request.Asking(alias, requester, parsed, signed, os.environ, parse_claim(claim)),
         verdict=Path(verdict.path),
         adapter=Path(adapter.path),
         merged=Path(merged.path),

@@ -13,6 +13,7 @@ from tunegate.approve.webhook import tell
 from tunegate.contracts.approval import DECISIONS, Identity, Request, Rules, utc_now
 from tunegate.contracts.approval_rules import refuse_unknown_requester, refuse_unusable
 from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.claim import Claim
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
@@ -42,6 +43,7 @@ class Asking:
         settings: who may answer, and until when.
         signing: how the version is signed.
         environment: where secrets are found: the signing key's password, the webhook's address.
+        claim: that of the retraining which asks; None for any other run.
     """
 
     alias: str
@@ -49,6 +51,7 @@ class Asking:
     settings: ApproveSettings
     signing: SigningSettings
     environment: Mapping[str, str]
+    claim: Claim | None = None
 
 
 def run(
@@ -175,4 +178,5 @@ def _request(asking: Asking, storage: Storage, version: str, judged: Judged) -> 
         expires=expires.isoformat(),
         use_before=(expires + datetime.timedelta(seconds=asking.settings.use_within_seconds)).isoformat(),
         minimum=minimum.to_json() if minimum else {},
+        claim=asking.claim.to_json() if asking.claim else {},
     )

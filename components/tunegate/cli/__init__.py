@@ -18,12 +18,13 @@ from tunegate.cli import (
     report,
     rollback,
     run,
+    schedule,
     submit,
 )
 from tunegate.cli import compile as compile_
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, help=__doc__)
-for group in (init, run, submit, report, lint, evaluate, export, plan, compile_, approve, rollback, deploy):
+for group in (init, run, submit, schedule, report, lint, evaluate, export, plan, compile_, approve, rollback, deploy):
     app.add_typer(group.commands)
 app.add_typer(registry.commands, name="registry")
 app.add_typer(fleet.commands, name="fleet")

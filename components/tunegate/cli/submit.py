@@ -74,9 +74,9 @@ def _follow(
     """Shows a run to its end; a document for scripts is printed however it ended."""
     import contextlib
 
-    from tunegate_pipelines.finetune import LABELS
     from tunegate_pipelines.follow import view_for
     from tunegate_pipelines.follow_run import follow_run, refuse_unless_succeeded
+    from tunegate_pipelines.stages import LABELS
 
     try:
         with contextlib.closing(view_for(console)) as view:

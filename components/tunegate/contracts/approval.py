@@ -93,6 +93,7 @@ class Request:
         created, expires: UTC times: an answer comes before ``expires``.
         use_before: UTC time: an approval is used before that, or never.
         minimum: the registry's own rules when it was asked; empty where it had none.
+        claim: that of the retraining which asks, held against a newer one at the promotion; empty for any other run.
     """
 
     alias: str
@@ -108,6 +109,7 @@ class Request:
     expires: str
     use_before: str
     minimum: Mapping[str, Any] = field(default_factory=dict)
+    claim: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -119,6 +121,8 @@ class Request:
         """The request as it is written."""
         document = dataclasses.asdict(self)
         document["rules"]["approvers"] = list(self.rules.approvers)
+        if not self.claim:  # it keeps the name it had before there were claims
+            del document["claim"]
         return document
 
     def asks_the_same(self, other: Request) -> bool:

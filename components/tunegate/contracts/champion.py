@@ -28,7 +28,7 @@ class Champion:
         alias: whose champion.
         registry: where it was looked up.
         record: digest of the record that the alias pointed at; None when there is no such alias yet.
-        generation: of the alias; 0 when there is none.
+        generation: of the alias; without a record 0, or more where only its generation was moved.
         version: the version it pointed at; None when there is none.
         models: role → content digest of the model, for each that was asked for.
         evaluations: role → ``stored`` or ``made anew``: where its evaluation, in the folder of that name, comes from.
@@ -61,8 +61,9 @@ def read_champion(folder: Path) -> Champion:
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
         champion = Champion(**{**document, "asked": tuple(document["asked"])})
-        found = (champion.record is None, champion.version is None, champion.generation == 0)
-        if champion.schema_version != SCHEMA_VERSION or len(set(found)) != 1:
+        contradicts = (champion.record is None) != (champion.version is None)
+        contradicts |= champion.record is not None and champion.generation == 0
+        if champion.schema_version != SCHEMA_VERSION or contradicts:
             raise ValueError(
                 f"schema version {champion.schema_version}, record {champion.record}, version {champion.version}, "
                 f"generation {champion.generation}"

@@ -35,6 +35,9 @@ IMAGES: Mapping[str, str] = {
     "deploy": CONTROL,
     "refused": CONTROL,
     "summarize": CONTROL,
+    "begin_retrain": CONTROL,
+    "skipped": CONTROL,
+    "end_retrain": CONTROL,
 }
 
 #: Backend of quantize → image: the old projects' libraries are gigabytes that nobody else should have to pull.

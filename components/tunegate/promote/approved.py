@@ -9,12 +9,14 @@ from pathlib import Path
 from tunegate.contracts.approval import Decision, Request
 from tunegate.contracts.approval_rules import refuse_invalid
 from tunegate.contracts.artifact import produce, refuse_foreign_output
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import ApprovalRefused
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
 from tunegate.promote.outcome import Outcome, refuse_used, write_outcome
 from tunegate.registry.aliases import Alias, history, promote, read_alias
 from tunegate.registry.approvals import find_request, read_decision
+from tunegate.registry.claims import promoting
 from tunegate.registry.judged import refuse_unjudged
 from tunegate.registry.requested import refuse_changed, refuse_changed_parts
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
@@ -41,7 +43,8 @@ def run(signing: SigningSettings, *, registry: str, request: str, output: Path) 
         ApprovalRefused: when nobody approved it, the approval does not count, or something changed since, naming what.
         ArtifactError: naming each file of the version that is not its own, why its signature does not count, or what
             the verdict is not about.
-        ConflictError: when the approval was used before and the alias was moved since.
+        ConflictError: when the approval was used before and the alias was moved since, or it was asked for by a
+            retraining and a newer one has claimed the alias.
     """
     storage = open_storage(registry)
     storage.refuse_absent()
@@ -87,6 +90,7 @@ def _promote(folder: Path, storage: Storage, request: Request, decision: Decisio
         verdict = refuse_changed_parts(request, copy)
         refuse_unjudged(verdict, request.parts)
     alias = Alias(request.alias, read_alias(storage, request.alias).record, request.generation)
+    claim = parse_claim(request.claim)
     move = promote(
         storage,
         alias,
@@ -95,6 +99,8 @@ def _promote(folder: Path, storage: Storage, request: Request, decision: Decisio
         attempt=request.digest,
         note=decision.reason,
         approval=request.digest,
+        made_from=claim.made_from if claim else "",
+        guard=promoting(storage, claim),
     )
     if not move.moved:
         refuse_used(storage, request.alias, request.digest, what=_WHAT)

@@ -11,6 +11,7 @@ def promote(
     settings: dict,  # type: ignore[type-arg]
     signing: dict,  # type: ignore[type-arg]
     registry: str,
+    claim: dict,  # type: ignore[type-arg]
     verdict: Input[Artifact],
     adapter: Input[Model],
     merged: Input[Model],
@@ -31,6 +32,7 @@ def promote(
         settings: the section 'promote' of the recipe.
         signing: the section 'signing' of the recipe.
         registry: a folder or URI.
+        claim: that of a retraining; empty for any other run.
         verdict: what gate wrote.
         adapter: what train wrote.
         merged: what merge wrote.
@@ -51,6 +53,7 @@ def promote(
         settings,
         signing,
         registry=registry,
+        claim=claim,
         verdict=verdict,
         adapter=adapter,
         merged=merged,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import reports_errors
 from tunegate.contracts.launch import KfpArtifact, KfpMetrics, publish
 from tunegate.contracts.settings import parse_settings
@@ -22,6 +23,7 @@ def launch(
     signing: Mapping[str, Any],
     *,
     registry: str,
+    claim: Mapping[str, Any],
     verdict: KfpArtifact,
     adapter: KfpArtifact,
     merged: KfpArtifact,
@@ -49,6 +51,7 @@ def launch(
         output=Path(promotion.path),
         signing=parse_settings(SigningSettings, signing, where="recipe.signing"),
         environment=os.environ,
+        claim=parse_claim(claim),
     )
     publish(manifest, artifact=promotion, page=page, metrics=metrics)
 

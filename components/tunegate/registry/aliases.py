@@ -6,10 +6,12 @@ race is left over and reachable from nowhere.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
 import uuid
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from tunegate.contracts.errors import ArtifactError, ConflictError, InputError
@@ -30,7 +32,7 @@ class Alias:
     Attributes:
         name: its name.
         record: digest of the record it points at; None when there is no such alias yet.
-        generation: the pointer's generation; 0 when there is none.
+        generation: the pointer's generation; 0 when there is none, and more where only its generation was moved.
     """
 
     name: str
@@ -79,7 +81,7 @@ def read_alias(storage: Storage, name: str) -> Alias:
     try:
         document = json.loads(blob.data)
         record, of, version = document["record"], document["alias"], document["schema_version"]
-        if not isinstance(record, str) or of != name or version != SCHEMA_VERSION:
+        if not (record is None or isinstance(record, str)) or of != name or version != SCHEMA_VERSION:
             raise ValueError(f"alias {of!r}, record {record!r}, schema version {version!r}")
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(
@@ -113,7 +115,16 @@ def history(storage: Storage, name: str) -> list[Record]:
 
 
 def promote(
-    storage: Storage, alias: Alias, version: str, *, verdict: str, attempt: str, note: str = "", approval: str = ""
+    storage: Storage,
+    alias: Alias,
+    version: str,
+    *,
+    verdict: str,
+    attempt: str,
+    note: str = "",
+    approval: str = "",
+    made_from: str = "",
+    guard: AbstractContextManager[None] | None = None,
 ) -> Move:
     """Moves an alias to a version.
 
@@ -125,6 +136,8 @@ def promote(
         attempt: what names this attempt; it is carried out at most once, however often it is tried.
         note: a person's words.
         approval: digest of the approval request that was granted, where one was asked for.
+        made_from: sha256 over what the version was made from, where a retraining made it.
+        guard: entered around the move, after the alias was read: what it raises, moves nothing.
 
     Raises:
         ConflictError: when the alias moved since ``alias`` was read.
@@ -144,8 +157,10 @@ def promote(
         note=note,
         created=_now(),
         approval=approval,
+        made_from=made_from,
     )
-    return _moved(storage, alias, record)
+    with guard or contextlib.nullcontext():
+        return _moved(storage, alias, record)
 
 
 def rollback(storage: Storage, alias: Alias, *, note: str = "", attempt: str = "") -> Move:
@@ -184,6 +199,13 @@ def rollback(storage: Storage, alias: Alias, *, note: str = "", attempt: str = "
     return _moved(storage, alias, record)
 
 
+def outdate(storage: Storage, name: str) -> None:
+    """Makes every move of an alias fail that was decided before: its pointer is written again, and points as before."""
+    alias = read_alias(storage, name)
+    with contextlib.suppress(ConflictError):  # somebody moved it at this moment, which does the same
+        storage.write(_key(name), _pointer(name, alias.record), if_generation_match=alias.generation)
+
+
 def goes_back_to(storage: Storage, head: Record) -> Record | None:
     """The promotion that a rollback from ``head`` goes back to; None from an alias's first."""
     effective = read_record(storage, head.restores) if head.restores else head
@@ -196,15 +218,18 @@ def goes_back_to(storage: Storage, head: Record) -> Record | None:
 def _moved(storage: Storage, alias: Alias, record: Record) -> Move:
     digest = write_record(storage, record)
     _require_version(storage, record.version)  # again: garbage collection looks for the record that is there now
-    pointer = pretty_json({"schema_version": SCHEMA_VERSION, "alias": alias.name, "record": digest})
     try:
-        storage.write(_key(alias.name), pointer, if_generation_match=alias.generation)
+        storage.write(_key(alias.name), _pointer(alias.name, digest), if_generation_match=alias.generation)
     except ConflictError:
         done = _earlier(storage, alias.name, record.attempt)  # an answer that was lost after success is success
         if done:
             return Move(done, moved=False)
         raise
     return Move(record, moved=True)
+
+
+def _pointer(name: str, record: str | None) -> bytes:
+    return pretty_json({"schema_version": SCHEMA_VERSION, "alias": name, "record": record})
 
 
 def _earlier(storage: Storage, name: str, attempt: str) -> Record | None:

@@ -32,6 +32,7 @@ class Record:
         note: a person's words.
         created: UTC time.
         approval: digest of the approval request that allowed it; empty where none was asked for.
+        made_from: sha256 over what a retraining made the version from; empty where no retraining did.
     """
 
     alias: str
@@ -45,13 +46,12 @@ class Record:
     created: str = ""
     schema_version: int = SCHEMA_VERSION
     approval: str = ""
+    made_from: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """The record as it is written. One without approval has the name it had before there were approvals."""
+        """The record as it is written; without approval and retraining by the name it had before there were such."""
         document = dataclasses.asdict(self)
-        if not self.approval:
-            del document["approval"]
-        return document
+        return {name: value for name, value in document.items() if value or name not in ("approval", "made_from")}
 
     @property
     def digest(self) -> str:

@@ -60,6 +60,8 @@ def alias_changes(storage: Storage, request: Request) -> list[str]:
         return []
     now = current(storage, request.alias)
     told = f"{now.action} to {now.version} at {now.created}" if now else "removed"
+    if (now.version if now else None) == request.current:
+        told += ", or a retraining took over from one that died"
     return [f"alias {request.alias}: {told}; it pointed at {request.current or 'nothing'} when this was asked"]
 
 

@@ -172,7 +172,7 @@ class _Answers:
         return {**self._kfp.runs[asked.path["run_id"]], **shown}
 
     def recurring_run_service_list_recurring_runs(self, asked: Asked) -> Any:
-        own = [one for one in self._kfp.recurring.values() if one["experiment_id"] == asked.query["experiment_id"]]
+        own = list(self._kfp.recurring.values())
         start = int(asked.query.get("page_token") or 0)
         page = own[start : start + self._kfp.page_size]
         more = {"next_page_token": str(start + len(page))} if start + len(page) < len(own) else {}

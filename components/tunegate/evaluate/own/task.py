@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,6 +63,12 @@ def read_definition(address: str) -> tuple[TaskFile, tuple[OwnRow, ...]]:
     return file, read_own_rows(file, _read(folder, file.data), where=f"{folder or '.'}/{file.data}")
 
 
+def defined_by(file: TaskFile, rows: Sequence[OwnRow]) -> dict[str, str]:
+    """The digests of a task and its rows, wherever they lie; the scorer's own is another."""
+    definition = settings_document(replace(file, data=""))
+    return {"task": sha256_json(definition), "rows": sha256_json([[row.row_id, row.fields] for row in rows])}
+
+
 def read_own_task(address: str) -> OwnTask:
     """A task with its rows and its scorer. See :func:`read_definition`.
 
@@ -72,8 +78,7 @@ def read_own_task(address: str) -> OwnTask:
     """
     file, rows = read_definition(address)
     scorer = load_scorer(file.scorer) if file.scorer else None
-    definition = settings_document(replace(file, data=""))
-    made_of = {"task": sha256_json(definition), "rows": sha256_json([[row.row_id, row.fields] for row in rows])}
+    made_of = defined_by(file, rows)
     if scorer:
         made_of |= {"scorer": scorer.distribution, "scorer_sha256": scorer.sha256}
     return OwnTask(file, rows, scorer, made_of)

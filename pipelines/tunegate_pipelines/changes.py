@@ -1,0 +1,43 @@
+"""What a version is made from, as a digest: by it a retraining knows whether anything changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunegate.contracts.files import sha256_json
+from tunegate.contracts.manifest import input_digest
+from tunegate.evaluate.own.task import defined_by, is_task_file, read_definition
+from tunegate_pipelines.pinned_inputs import commit_of
+
+#: Sections of a recipe that decide what a version is, or whether it passes; who approves and who signs changes none.
+_DECIDING = ("prepare", "train", "merge", "quantize", "parity", "evaluate", "serve_check", "serving", "gate")
+
+
+def made_by(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """The digest of a recipe: settings, the gate's policy, and the rows of its own tasks.
+
+    Args:
+        sections: step → its settings, complete.
+
+    Raises:
+        InputError: for a task file that cannot be read.
+    """
+    tasks = {name: defined_by(*read_definition(name)) for name in sections["evaluate"]["tasks"] if is_task_file(name)}
+    return sha256_json({"sections": {step: sections[step] for step in _DECIDING}, "tasks": tasks})
+
+
+def made_from(*, dataset: str, base_model: str, recipe: str) -> str:
+    """The digest of everything a version is made from.
+
+    Args:
+        dataset, base_model: as in the run form: a folder is read, byte by byte; a hub's commit is what it is.
+        recipe: what :func:`made_by` gives.
+    """
+    inputs = {"dataset": _identity(dataset), "base_model": _identity(base_model)}
+    return sha256_json({**inputs, "recipe": recipe})
+
+
+def _identity(address: str) -> str:
+    return f"commit {address}" if commit_of(address) else input_digest(Path(address).expanduser())
