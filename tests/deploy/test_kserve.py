@@ -21,7 +21,7 @@ import pytest
 from tests.deploy.conftest import Publish
 from tests.deploy.kserve.cluster import TOKEN, FakeCluster, Fault
 from tests.deploy.kserve.schema import inference_service, wrong
-from tests.deploy.kserve.servers import Behaviour
+from tests.deploy.kserve.servers import Behaviour, Pod
 from typer.testing import CliRunner
 
 from tunegate.cli import app
@@ -36,8 +36,10 @@ from tunegate.contracts.errors import (
 )
 from tunegate.contracts.manifest import verify
 from tunegate.deploy import step
+from tunegate.deploy.kserve.analysis import Watch, percentile
 from tunegate.deploy.kserve.cluster import Cluster, connect
 from tunegate.deploy.kserve.lease import Lease
+from tunegate.deploy.kserve.servers import Counted, counted
 from tunegate.deploy.launcher import launch
 from tunegate.deploy.settings import ClusterSettings
 from tunegate.registry.aliases import promote, read_alias, rollback
@@ -765,3 +767,33 @@ def _killed_at(world: World, state: tuple[str, list[tuple[str, int]]]) -> int:
     world.cluster.on_apply = lambda isvc: None
     assert running.returncode == -signal.SIGKILL, said.decode()
     return running.returncode
+
+
+def test_every_request_that_a_server_counted_is_read_whatever_its_path() -> None:
+    pod = Pod("m" * 64, Behaviour(user_failures=3))
+    try:
+        assert counted(f"http://127.0.0.1:{pod.port}", seconds=5.0) == Counted(answered=4.0, failed=3.0)
+    finally:
+        pod.stop()
+
+
+def test_servers_that_start_anew_count_from_nothing() -> None:
+    behaviour = Behaviour(user_failures=2)
+    pods = [Pod("m" * 64, behaviour)]
+    url = f"http://127.0.0.1:{pods[0].port}"
+    watch = Watch(50, "m" * 64, None, 5.0)
+    try:
+        watch.count([url])
+        watch.count([url])
+        pods[0].counted.update({"2xx": 0, "5xx": 0})
+        watch.count([url])
+    finally:
+        pods[0].stop()
+    assert (watch.figures.user_requests, watch.figures.user_failures) == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"), [([], None), ([1.0], 1.0), (list(range(1, 21)), 19), (list(range(1, 101)), 95)]
+)
+def test_percentile_is_that_of_the_nearest_rank(values: list[float], expected: float | None) -> None:
+    assert percentile(values) == expected

@@ -31,6 +31,7 @@ from tunegate.registry.aliases import promote, read_alias, rollback
 from tunegate.registry.settings import SigningSettings
 from tunegate.registry.versions import Part, publish
 from tunegate.serving.client import Client
+from tunegate.serving.environment import PYTHON_VARIABLE
 from tunegate.serving.flags import ServingFlags
 from tunegate.storage.open import open_storage
 
@@ -169,12 +170,13 @@ def _words(process: psutil.Process, place: Path) -> list[str]:
 class Container:
     """A pod that runs the real entrypoint on the files that its storageUri names, and so the real vLLM."""
 
-    def __init__(self, model: Path, args: list[str]) -> None:
+    def __init__(self, model: Path, args: list[str], serve_python: Path) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
         command = [sys.executable, "-m", "tunegate.serving.entrypoint", "--model", str(model)]
-        self._running = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(self.port), *args])
+        command += ["--host", "127.0.0.1", "--port", str(self.port), *args]
+        self._running = subprocess.Popen(command, env={**os.environ, PYTHON_VARIABLE: str(serve_python)})
 
     @property
     def ready(self) -> bool:
@@ -186,7 +188,7 @@ class Container:
 
 
 def test_canary_on_real_vllm_proves_its_digest_answers_its_probes_and_takes_its_place(
-    place: Path, versions: tuple[str, str, str], monkeypatch: pytest.MonkeyPatch
+    place: Path, versions: tuple[str, str, str], serve_python: Path
 ) -> None:
     first, second, model = versions
     storage = open_storage(str(place / "registry"))
@@ -196,7 +198,7 @@ def test_canary_on_real_vllm_proves_its_digest_answers_its_probes_and_takes_its_
         "/api/v1/namespaces/prod/configmaps/tunegate-serving",
         {"metadata": {"name": "tunegate-serving"}, "data": {"inferenceservice.yaml": template}},
     )
-    cluster.start_pod = lambda args: Container(place / "quantized", args)
+    cluster.start_pod = lambda args: Container(place / "quantized", args, serve_python)
     client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=cluster.url))
     client.configuration.api_key = {"authorization": f"Bearer {TOKEN}"}
     settings = ClusterSettings(

@@ -119,6 +119,7 @@ def _metrics(counted: dict[str, int]) -> str:
     """As prometheus_fastapi_instrumentator, which vLLM uses, writes them; read from a vLLM 0.32."""
     lines = ["# TYPE http_requests_total counter"]
     lines += ['http_requests_total{handler="/v1/models",method="GET",status="2xx"} 7.0']
+    lines += ['http_requests_total{handler="/v1/responses/{response_id}/cancel",method="POST",status="2xx"} 1.0']
     for status, value in counted.items():
         lines.append(f'http_requests_total{{handler="/v1/completions",method="POST",status="{status}"}} {value}.0')
     return "\n".join([*lines, ""])

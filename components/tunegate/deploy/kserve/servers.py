@@ -14,7 +14,7 @@ from tunegate.contracts.errors import GateRefused, RunError
 from tunegate.deploy.kserve.cluster import Cluster
 from tunegate.serving.client import Client
 
-_COUNTED = re.compile(r"^http_requests_total\{(?P<labels>[^}]*)\} (?P<value>\S+)$", re.MULTILINE)
+_COUNTED = re.compile(r"^http_requests_total\{(?P<labels>.*)\} (?P<value>\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
