@@ -70,7 +70,8 @@ REQUESTS: Mapping[str, Request] = {
     "not_approved": _CONTROL,
     "decide": Request(cpu="1", memory="2Gi"),
     "promote": Request(cpu="2", memory="4Gi", timeout_seconds=12 * _HOUR, cause="unreachable"),
-    "deploy": Request(cpu="1", memory="2Gi", timeout_seconds=24 * _HOUR, cause="interrupted"),
+    # A refusal is tried again too, since KFP tells no causes apart: the step knows its attempt, and refuses at once.
+    "deploy": Request(cpu="1", memory="2Gi", timeout_seconds=24 * _HOUR, cause="unreachable"),
     "refused": _CONTROL,
     "summarize": _CONTROL,
     "end_retrain": Request(cpu="1", memory="1Gi", timeout_seconds=_HOUR, cause="unreachable"),

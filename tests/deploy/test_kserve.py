@@ -797,3 +797,24 @@ def test_servers_that_start_anew_count_from_nothing() -> None:
 )
 def test_percentile_is_that_of_the_nearest_rank(values: list[float], expected: float | None) -> None:
     assert percentile(values) == expected
+
+
+def test_pipeline_deploys_what_the_alias_points_at(world: World) -> None:
+    version = world.promote("one")
+    program = (
+        "import json, sys\n"
+        "from kfp import local\n"
+        "from tunegate_pipelines.deploy import deploy\n"
+        "local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1], raise_on_error=True)\n"
+        "deploy(registry=sys.argv[2], alias='champion', settings=json.loads(sys.argv[3]))\n"
+    )
+    settings = json.dumps(QUICK | {"weights": list(QUICK["weights"])})
+    command = [sys.executable, "-W", "ignore", "-c", program, str(world.place / "kfp"), str(world.place / "registry")]
+    environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
+    done = subprocess.run(
+        [*command, settings], env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert world.serving == (version, [])
+    (written,) = (world.place / "kfp").rglob("deployment.json")
+    assert json.loads(written.read_text())["version"] == version
