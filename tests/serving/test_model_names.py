@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -131,6 +134,25 @@ def test_names_are_switched_with_the_server_and_without_any_it_answers_for_itsel
         assert json.loads(reached(found, '{"model":"support"}'))["model"] == "support"
         with urllib.request.urlopen(f"{found.url}/v1/models", timeout=60) as answer:
             assert answer.read() == b"its own"
+
+
+def test_a_request_that_is_still_sent_when_the_server_is_switched_is_answered(backend: Backend, tmp_path: Path) -> None:
+    """It has its route from its first line on, and no server counts it before it is whole."""
+    body = b'{"model":"support","messages":[]}'
+    with Address(tmp_path / "address") as found:
+        found.switch(backend, names=DIGESTS)
+        connection = http.client.HTTPConnection(urlsplit(found.url).netloc, timeout=60)
+        connection.putrequest("POST", "/v1/completions")
+        connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body[:9])
+        time.sleep(0.2)
+        found.switch(Backend("new", backend.url), names=DIGESTS)
+        assert found.in_flight("echo") == 0
+        assert not found.drain("echo", seconds=0.5)
+        connection.send(body[9:])
+        assert json.loads(connection.getresponse().read())["model"] == DIGESTS["support"]
+        assert found.drain("echo", seconds=60)
+        found.forget("echo")
 
 
 @pytest.mark.parametrize("name", ['a"]=1', "a\n", "", "a b"])

@@ -7,35 +7,41 @@ import json
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunegate.cli.arguments import AliasArgument, JsonOption, RegistryArgument, SetOption
+from tunegate.cli.arguments import AliasArgument, JsonOption, RegistryArgument
 from tunegate.cli.shown import errors_shown, print_json, print_rows
 
 if TYPE_CHECKING:
     from tunegate.deploy.settings import LocalSettings
+    from tunegate.deploy.supervisor import Stop
 
 commands = typer.Typer()
 
 #: Target → the options that it alone has. No option is taken and ignored.
-_OWN = {"local": ("folder", "host", "port", "drain_seconds", "python"), "kserve": ("output", "as_json")}
+_OWN = {"local": ("folder", "host", "port", "python"), "kserve": ("output", "as_json")}
 
 FolderOption = Annotated[Path, typer.Option(help="Where the files, logs and state of what is served lie.")]
 ServingRecipeOption = Annotated[
     Path | None,
     typer.Option("--recipe", help="A recipe whose sections 'serving' and 'signing' are used.", show_default=False),
 ]
-HostOption = Annotated[str, typer.Option(help="Where the stable address listens.")]
-PortOption = Annotated[int, typer.Option(help="Where it listens; 0: one that is free.")]
-CheckOption = Annotated[str, typer.Option(help="'probes': what was evaluated must be answered; or 'none'.")]
+HostOption = Annotated[str | None, typer.Option(help="Where the stable address listens.", show_default="127.0.0.1")]
+PortOption = Annotated[int | None, typer.Option(help="Its port; 0: one that is free.", show_default="8000")]
+CheckOption = Annotated[
+    str | None,
+    typer.Option(help="'probes': what was evaluated must be answered; or 'none'.", show_default="probes"),
+]
 PublicKeyOption = Annotated[str, typer.Option(help="PEM file: versions must be signed with this key.")]
-DrainOption = Annotated[float, typer.Option(help="How long requests of a replaced server may take.")]
-ReadyOption = Annotated[float, typer.Option(help="How long a server may load.")]
+ReadyOption = Annotated[float | None, typer.Option(help="How long a server may load, in seconds.", show_default="900")]
+ServingSetOption = Annotated[
+    list[str],
+    typer.Option("--set", help="serving.NAME=VALUE, signing.NAME=VALUE or deploy.NAME=VALUE. Repeatable."),
+]
 PythonOption = Annotated[str, typer.Option(help="The Python that holds vLLM.")]
 
 
@@ -48,14 +54,13 @@ def deploy(
         str, typer.Option(help="'local': this machine; 'kserve': a cluster, by the recipe's section 'deploy'.")
     ] = "local",
     recipe: ServingRecipeOption = None,
-    overrides: SetOption = [],  # noqa: B006 - typer wants a list
-    check: CheckOption = "probes",
+    overrides: ServingSetOption = [],  # noqa: B006 - typer wants a list
+    check: CheckOption = None,
     public_key: PublicKeyOption = "",
-    ready_seconds: ReadyOption = 900.0,
+    ready_seconds: ReadyOption = None,
     folder: FolderOption = Path("runs/serving"),
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 8000,
-    drain_seconds: DrainOption = 600.0,
+    host: HostOption = None,
+    port: PortOption = None,
     python: PythonOption = "",
     output: Annotated[
         Path | None, typer.Option(help="kserve: where the deployment's report is kept.", show_default=False)
@@ -78,19 +83,18 @@ def deploy(
         from tunegate.serving.environment import find_environment
         from tunegate.storage.open import open_storage
 
-        given: dict[str, Any] = {"host": host, "port": port, "check": check, "python": python}
-        settings = local_settings(**given, drain_seconds=drain_seconds, ready_seconds=ready_seconds)
-        where, storage = find_environment(settings.python), open_storage(registry)
-        source = AliasSource(storage, alias, folder / "versions", settings, flags, signing, where)
+        local = local_settings(overrides, host=host, port=port, check=check, python=python, ready_seconds=ready_seconds)
+        where, storage = find_environment(local.python), open_storage(registry)
+        source = AliasSource(storage, alias, folder / "versions", local, flags, signing, where)
         source.refuse_unknown()
-        until_stopped(lambda stopping: supervise(source, settings, where, folder=folder, stopping=stopping))
+        until_stopped(lambda stop: supervise(source, local, where, folder=folder, stop=stop))
 
 
 @commands.command()
 def deployed(folder: FolderOption = Path("runs/serving"), as_json: JsonOption = False) -> None:
     """Show what a supervisor on this machine serves, and what it refused."""
     with errors_shown():
-        from tunegate.deploy.supervisor import read_state
+        from tunegate.deploy.state import read_state
 
         state = read_state(folder)
         if as_json:
@@ -143,7 +147,7 @@ def _stated(context: typer.Context, target: str, overrides: Sequence[str]) -> di
     }
     foreign = [name for other, names in _OWN.items() if other != target for name in names if name in given]
     unused = ["--json" if name == "as_json" else f"--{name.replace('_', '-')}" for name in foreign]
-    used = ("serving", "signing", "deploy") if target == "kserve" else ("serving", "signing")
+    used = ("serving", "signing", "deploy")
     unused += [f"--set {one}" for one in overrides if one.partition("=")[0].partition(".")[0] not in used]
     if unused:
         raise SettingsError(
@@ -161,28 +165,35 @@ def _deploy_section(recipe: Path | None, overrides: Sequence[str]) -> dict[str, 
     return dict(read_recipe(recipe, overrides).sections.get("deploy", {}))
 
 
-def local_settings(**given: Any) -> LocalSettings:
-    """How something is served on this machine, checked."""
+def local_settings(overrides: Sequence[str] = (), **given: Any) -> LocalSettings:
+    """How something is served on this machine, checked.
+
+    Args:
+        overrides: ``deploy.NAME=VALUE``; those of other sections are left to them.
+        given: settings with options of their own; None where an option was not given.
+    """
     from tunegate.contracts.settings import parse_settings
     from tunegate.deploy.settings import LocalSettings
 
-    return parse_settings(LocalSettings, given, where="deploy")
+    values = _deploy_section(None, [one for one in overrides if one.startswith("deploy.")])
+    values |= {name: value for name, value in given.items() if value is not None}
+    return parse_settings(LocalSettings, values, where="deploy")
 
 
-def until_stopped(serve: Callable[[threading.Event], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C."""
-    stopping = threading.Event()
+def until_stopped(serve: Callable[[Stop], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C; a second one cuts the requests that are waited for."""
+    from tunegate.deploy.supervisor import Stop
 
-    def stop(number: int, frame: object) -> None:
-        if stopping.is_set():
-            return
-        stopping.set()
-        raise KeyboardInterrupt  # out of whatever is being waited for; what was started is stopped
+    stop = Stop()
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        serve(stopping)
+    def asked(number: int, frame: object) -> None:
+        if stop.asked.is_set():
+            stop.hurry.set()
+        stop.asked.set()
+
+    signal.signal(signal.SIGTERM, asked)
+    signal.signal(signal.SIGINT, asked)
+    serve(stop)
 
 
 def serving_sections(recipe: Path | None, public_key: str, overrides: Sequence[str] = ()) -> tuple[Any, Any]:

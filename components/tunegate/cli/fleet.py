@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from contextlib import redirect_stdout
@@ -15,14 +16,13 @@ from rich.text import Text
 from tunegate.cli.arguments import JsonOption
 from tunegate.cli.deploy import (
     CheckOption,
-    DrainOption,
     FolderOption,
     HostOption,
     PortOption,
     PublicKeyOption,
     PythonOption,
-    ReadyOption,
     ServingRecipeOption,
+    ServingSetOption,
     local_settings,
     serving_sections,
     until_stopped,
@@ -37,15 +37,18 @@ FleetArgument = Annotated[Path, typer.Argument(help="A fleet file: base, and ada
 @commands.command()
 def plan(
     fleet: FleetArgument,
+    recipe: ServingRecipeOption = None,
+    check: CheckOption = None,
     public_key: PublicKeyOption = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Say what one vLLM would serve of a fleet file, or why it would not; nothing is started or kept."""
+    """Say what one vLLM would serve of a fleet file, or why it would not; nothing is started, asked or kept."""
     with errors_shown():
         from tunegate.fleet.build import build_fleet, read_built
 
-        _, signing = serving_sections(None, public_key)
-        resolved = _resolved(fleet, "auto", check=False)
+        _, signing = serving_sections(recipe, public_key)
+        asks = local_settings(check=check).check != "none"
+        resolved = dataclasses.replace(_resolved(fleet, "auto", signing, check=asks), probes=None)
         with tempfile.TemporaryDirectory(prefix="tunegate-fleet-plan-") as scratch:
             with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
                 build_fleet(resolved, signing, Path(scratch) / "fleet")
@@ -58,7 +61,7 @@ def build(
     fleet: FleetArgument,
     output: Annotated[Path, typer.Option(help="Where the fleet is written.", show_default=False)],
     recipe: ServingRecipeOption = None,
-    check: CheckOption = "probes",
+    check: CheckOption = None,
     public_key: PublicKeyOption = "",
     python: PythonOption = "",
     as_json: JsonOption = False,
@@ -71,9 +74,9 @@ def build(
 
         flags, signing = serving_sections(recipe, public_key)
         dtype = served_dtype(flags, find_environment(python)) if flags.dtype == "auto" else flags.dtype
-        settings = local_settings(check=check)
+        asks = local_settings(check=check).check != "none"
         with redirect_stdout(sys.stderr if as_json else sys.stdout):  # progress is no part of the document
-            build_fleet(_resolved(fleet, dtype, check=settings.check != "none"), signing, output)
+            build_fleet(_resolved(fleet, dtype, signing, check=asks), signing, output)
         _show(read_built(output), as_json)
 
 
@@ -82,13 +85,12 @@ def serve(
     fleet: FleetArgument,
     folder: FolderOption = Path("runs/serving"),
     recipe: ServingRecipeOption = None,
-    host: HostOption = "127.0.0.1",
-    port: PortOption = 8000,
-    check: CheckOption = "probes",
+    host: HostOption = None,
+    port: PortOption = None,
+    check: CheckOption = None,
     public_key: PublicKeyOption = "",
-    drain_seconds: DrainOption = 600.0,
-    ready_seconds: ReadyOption = 900.0,
     python: PythonOption = "",
+    overrides: ServingSetOption = [],  # noqa: B006 - typer wants a list
 ) -> None:
     """Serve a fleet file on this machine, at an address that stays, and follow the file until stopped."""
     with errors_shown():
@@ -96,13 +98,12 @@ def serve(
         from tunegate.fleet.source import FleetSource
         from tunegate.serving.environment import find_environment
 
-        given: dict[str, Any] = {"host": host, "port": port, "check": check, "python": python}
-        settings = local_settings(**given, drain_seconds=drain_seconds, ready_seconds=ready_seconds)
-        flags, signing = serving_sections(recipe, public_key)
-        where = find_environment(settings.python)
-        source = FleetSource(fleet, folder / "fleets", settings, flags, signing, where)
+        local = local_settings(overrides, host=host, port=port, check=check, python=python)
+        flags, signing = serving_sections(recipe, public_key, overrides)
+        where = find_environment(local.python)
+        source = FleetSource(fleet, folder / "fleets", local, flags, signing, where)
         source.wanted()  # what is wrong in the file is said before anything starts
-        until_stopped(lambda stopping: supervise(source, settings, where, folder=folder, stopping=stopping))
+        until_stopped(lambda stop: supervise(source, local, where, folder=folder, stop=stop))
 
 
 @commands.command()
@@ -140,14 +141,14 @@ def manifest(
             typer.echo(yaml.safe_dump_all(documents, sort_keys=False), nl=False)
 
 
-def _resolved(path: Path, dtype: str, *, check: bool) -> Any:
+def _resolved(path: Path, dtype: str, signing: Any, *, check: bool) -> Any:
     from tunegate.fleet.file import read_fleet
     from tunegate.fleet.resolve import Digests, resolve
     from tunegate.storage.open import open_storage
 
     fleet = read_fleet(path)
     storage = open_storage(fleet.registry) if fleet.registry else None
-    return resolve(fleet, Digests(), storage, dtype=dtype, check=check)
+    return resolve(fleet, Digests(), storage, dtype=dtype, signing=signing, check=check)
 
 
 def _show(built: Any, as_json: bool) -> None:

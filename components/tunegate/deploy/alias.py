@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,21 +65,22 @@ class AliasSource:
         record = current(self.storage, self.title)
         return None if record is None else Wanted(record.version, record.digest)
 
-    def prepare(self, target: str) -> Prepared:
+    def prepare(self, target: str, cancelled: threading.Event) -> Prepared:
         """Fetches and verifies the version, its signature and its verdict."""
         say(TASK, f"{self.title} points at {target[:12]}: fetching and verifying")
         folder = version_here(self.storage, target, self.kept, self.signing)
-        os.utime(folder)  # the newest is what was served last
         engine = production_engine(self.flags, folder / SERVED, self.where)
         engine = dataclasses.replace(engine, further_names=(self.title,))
         if self.settings.check == "none":
             return Prepared(engine, _unchecked)
         probes = probes_of(folder)
         refuse_other_flags(folder, self.flags, self.where)
-        return Prepared(engine, lambda server: refuse_other_answers(server, probes, folder))
+        at_once = self.settings.probes_at_once
+        return Prepared(engine, lambda server: refuse_other_answers(server, probes, folder, at_once=at_once))
 
     def keep(self, target: str) -> None:
         """Removes the files of versions that were served long ago."""
+        os.utime(self.kept / target)  # the newest is what was served last
         keep_newest(self.kept, self.settings.kept_versions, serving=target)
 
 

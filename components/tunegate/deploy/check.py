@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tunegate.contracts.errors import ArtifactError, GateRefused, SettingsError
 from tunegate.contracts.files import read_json_object
@@ -49,7 +51,7 @@ def refuse_other_flags(version: Path, flags: ServingFlags, where: ServeEnvironme
     Raises:
         SettingsError: naming each flag that is another one.
     """
-    checked = read_json_object(version / _REPORT / _REPORT_NAME).get("engine") or {}
+    checked = _checked_flags(version)
     ours = {**dataclasses.asdict(flags), "options": " ".join(flags.options), "dtype": served_dtype(flags, where)}
     ours["enforce_eager"] = flags.enforce_eager or where.cpu
     other = [
@@ -65,8 +67,28 @@ def refuse_other_flags(version: Path, flags: ServingFlags, where: ServeEnvironme
         )
 
 
-def refuse_other_answers(server: Server, probes: Probes, version: Path) -> None:
+def _checked_flags(version: Path) -> Mapping[str, Any]:
+    path = version / _REPORT / _REPORT_NAME
+    try:
+        found: Mapping[str, Any] = read_json_object(path)["engine"]
+    except (ValueError, KeyError) as error:
+        raise ArtifactError(
+            f"{path} does not say with which flags the version was checked.",
+            seen=f"{type(error).__name__}: {error}",
+            expected="what serve_check writes",
+            remedy="promote a version whose run was served and checked (serve_check.enabled)",
+        ) from error
+    return found
+
+
+def refuse_other_answers(server: Server, probes: Probes, version: Path, *, at_once: int = 1) -> None:
     """Asks a server the probes, before it gets any traffic.
+
+    Args:
+        server: what was started.
+        probes: what the evaluated model answers.
+        version: the version's folder, verified.
+        at_once: how many probes are under way at the same time.
 
     Raises:
         GateRefused: when it answers otherwise than the evaluated model, or serves another one.
@@ -81,7 +103,7 @@ def refuse_other_answers(server: Server, probes: Probes, version: Path) -> None:
         )
     limits = limits_of_policy(version / "verdict" / "policy.json")
     progress = Progress("deploy", len(probes.rows), "probes answered")
-    found = check_probes(server.client, server.served_name, probes, limits, progress=progress)
+    found = check_probes(server.client, server.served_name, probes, limits, at_once=at_once, progress=progress)
     if not found.passed:
         raise GateRefused(
             f"What serves version {version.name[:12]} does not answer as what was evaluated: it gets no traffic.",

@@ -19,8 +19,15 @@ class LocalSettings:
         choices=("probes", "none"),
         help="what a new server must answer before it gets a request: what the evaluated model answered, or nothing",
     )
+    probes_at_once: int = setting(
+        4, unit="probes", minimum=1, help="probes that a new server is asked at the same time; more are sooner done"
+    )
     poll_seconds: float = setting(2.0, unit="seconds", help="how often the alias is read", exclusive_minimum=0)
     ready_seconds: float = setting(900.0, unit="seconds", help="how long a server may load", exclusive_minimum=0)
+    hung_seconds: float = setting(
+        60.0, unit="seconds", exclusive_minimum=0,
+        help="how long a server may be unwell, or not say, before it is started again",
+    )  # fmt: skip
     drain_seconds: float = setting(
         600.0, unit="seconds", help="how long the requests of a server that was replaced may take to end", minimum=0
     )

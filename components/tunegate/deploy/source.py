@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -55,8 +56,12 @@ class Source(Protocol):
             TunegateError, OSError: when that cannot be known at the moment, which stops nothing that serves.
         """
 
-    def prepare(self, target: str) -> Prepared:
-        """Brings what a target needs to this machine, and verifies it.
+    def prepare(self, target: str, cancelled: threading.Event) -> Prepared:
+        """Brings what a target needs to this machine, and verifies it. Called in a thread.
+
+        Args:
+            target: what :meth:`wanted` named.
+            cancelled: set when the target is no longer wanted; what takes long ends then with Interrupted.
 
         Raises:
             InputError, GateRefused: when it may not be served.

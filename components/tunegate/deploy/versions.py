@@ -54,7 +54,7 @@ def version_here(storage: Storage, version: str, kept: Path, signing: SigningSet
 
 def keep_newest(kept: Path, count: int, *, serving: str) -> None:
     """Removes the files of versions beyond the ``count`` that were served last; never those of ``serving``."""
-    folders = [path for path in kept.iterdir() if path.is_dir() and path.name != serving]
+    folders = [p for p in kept.iterdir() if p.is_dir() and p.name != serving and p.suffix != _PARTIAL]
     folders.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in folders[max(count - 1, 0) :]:
         shutil.rmtree(folder)

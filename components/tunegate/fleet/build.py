@@ -100,7 +100,7 @@ def build_fleet(resolved: Resolved, signing: SigningSettings, output: Path) -> M
         built: dict[str, BuiltAdapter] = {}
         for number, member in enumerate(resolved.members, start=1):
             say(TASK, f"{number}/{len(resolved.members)} {member.alias}: adapter {member.adapter[:12]}")
-            with tempfile.TemporaryDirectory(prefix="tunegate-fleet-") as scratch:
+            with tempfile.TemporaryDirectory(prefix="fetched-", dir=folder) as scratch:
                 given = given_adapter(resolved, member, signing, Path(scratch))
                 built[member.alias] = _built(folder, resolved, member, given)
         document = {"schema_version": SCHEMA_VERSION, "fleet": resolved.digest}
@@ -131,6 +131,25 @@ def read_built(folder: Path) -> BuiltFleet:
             expected=f"{FLEET_NAME} of schema version {SCHEMA_VERSION}",
             remedy="build it again with `tunegate fleet build`",
         ) from error
+
+
+def refuse_other_fleet(folder: Path, resolved: Resolved) -> None:
+    """Holds what was built, and verified, against what it should be made of.
+
+    Raises:
+        ArtifactError: when it was made of something else.
+    """
+    built = read_built(folder)
+    found = {each.alias: (each.adapter, each.version) for each in built.adapters}
+    wanted = {member.alias: (member.adapter, member.version) for member in resolved.members}
+    stated = read_json_object(folder / FLEET_NAME).get("fleet")
+    if (stated, built.base, found) != (resolved.digest, resolved.base_digest, wanted):
+        raise ArtifactError(
+            f"{folder} holds another fleet.",
+            seen=f"fleet {stated}",
+            expected=resolved.digest,
+            remedy="remove it: it is built again",
+        )
 
 
 def _built(folder: Path, resolved: Resolved, member: Member, given: Given) -> BuiltAdapter:

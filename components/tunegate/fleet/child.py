@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
+import threading
 from dataclasses import asdict
 from pathlib import Path
 
-from tunegate.contracts.errors import ERROR_LINE, RunError, error_from_line, reports_errors
+from tunegate.contracts.errors import ERROR_LINE, Interrupted, RunError, error_from_line, reports_errors
 from tunegate.contracts.files import pretty_json
 from tunegate.fleet.resolve import Resolved
 from tunegate.registry.settings import SigningSettings
@@ -20,21 +20,37 @@ _POLL_SECONDS = 0.2
 _LINES_TOLD = 12
 
 
-def build_in_child(resolved: Resolved, signing: SigningSettings, output: Path, *, log: Path) -> None:
-    """Builds ``output`` as :func:`tunegate.fleet.build.build_fleet` does; ``log`` gets what it says.
+def build_in_child(
+    resolved: Resolved, signing: SigningSettings, output: Path, *, log: Path, cancelled: threading.Event
+) -> None:
+    """Builds ``output`` as :func:`tunegate.fleet.build.build_fleet` does.
+
+    Args:
+        resolved: what it is made of.
+        signing: whose signature on a version counts.
+        output: where the artifact will be.
+        log: the file that gets what it says.
+        cancelled: set when it is no longer wanted.
 
     Raises:
         TunegateError: what it raised.
+        Interrupted: when it is no longer wanted.
         RunError: when it ended otherwise.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     job = output.with_name(f"{output.name}.job.json")
     job.write_bytes(pretty_json({"fleet": resolved.to_json(), "signing": asdict(signing), "output": str(output)}))
-    command = [sys.executable, "-m", "tunegate.fleet.child", str(job)]
+    command = [sys.executable, "-P", "-m", "tunegate.fleet.child", str(job)]  # nothing of the folder one stands in
     child = Guarded(command, os.environ, log=log, stop_seconds=_STOP_SECONDS)
     try:
         while (code := child.poll()) is None:
-            time.sleep(_POLL_SECONDS)
+            if cancelled.wait(_POLL_SECONDS):
+                raise Interrupted(
+                    "The fleet is no longer wanted.",
+                    seen="it was still built",
+                    expected="a fleet that is waited for",
+                    remedy="nothing: what is wanted now is built",
+                )
     finally:
         child.stop()
         job.unlink(missing_ok=True)

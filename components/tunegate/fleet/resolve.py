@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from tunegate.contracts.errors import InputError, SettingsError
-from tunegate.contracts.files import files_below, sha256_json
+from tunegate.contracts.files import content_files_below, sha256_file, sha256_json
 from tunegate.contracts.manifest import MANIFEST_NAME, input_digest, read_manifest
 from tunegate.fleet.file import Entry, Fleet
 from tunegate.registry.aliases import current
+from tunegate.registry.settings import SigningSettings
 from tunegate.registry.versions import show_version
 from tunegate.storage.interface import Storage
 
@@ -52,6 +53,7 @@ class Resolved:
         probes: what each is asked, :class:`~tunegate.fleet.file.ProbeSettings`; None when nothing is.
         limits: :class:`~tunegate.serving.limits.AnswerLimits` of adapters that no policy speaks of.
         dtype: in what the server computes, and the PEFT models with it.
+        signing: digest of whose signature counts: what was built under another rule is built again.
     """
 
     base: str
@@ -61,6 +63,7 @@ class Resolved:
     probes: Mapping[str, Any] | None
     limits: Mapping[str, Any]
     dtype: str
+    signing: str
 
     @property
     def digest(self) -> str:
@@ -93,6 +96,7 @@ class Digests:
 
     def __init__(self) -> None:
         self._known: dict[Path, tuple[Any, str]] = {}
+        self._parts: dict[str, Mapping[str, str]] = {}
 
     def __call__(self, folder: Path) -> str:
         """The digest that an artifact states, or that of a plain folder's bytes.
@@ -108,13 +112,21 @@ class Digests:
             self._known[folder] = known = (stamp, input_digest(folder))
         return known[1]
 
+    def of_version(self, storage: Storage, version: str) -> Mapping[str, str]:
+        """The digests of a version's parts, read once: a version never changes."""
+        if version not in self._parts:
+            self._parts[version] = show_version(storage, version).parents
+        return self._parts[version]
+
 
 def _stamp(folder: Path) -> Any:
-    found = [(name, (folder / name).stat()) for name in files_below(folder)] if folder.is_dir() else []
+    found = [(name, (folder / name).stat()) for name in content_files_below(folder)] if folder.is_dir() else []
     return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in found]
 
 
-def resolve(fleet: Fleet, digests: Digests, storage: Storage | None, *, dtype: str, check: bool) -> Resolved:
+def resolve(
+    fleet: Fleet, digests: Digests, storage: Storage | None, *, dtype: str, signing: SigningSettings, check: bool
+) -> Resolved:
     """What a fleet is now.
 
     Args:
@@ -122,6 +134,7 @@ def resolve(fleet: Fleet, digests: Digests, storage: Storage | None, *, dtype: s
         digests: remembers what was hashed.
         storage: the registry's; None when nothing is followed.
         dtype: in what the server computes.
+        signing: whose signature on a version counts.
         check: whether the adapters are asked, so that each needs prompts.
 
     Raises:
@@ -136,7 +149,24 @@ def resolve(fleet: Fleet, digests: Digests, storage: Storage | None, *, dtype: s
         )
     members = tuple(_member(entry, digests, storage, check=check) for entry in fleet.entries)
     probes = asdict(fleet.probes) if check else None
-    return Resolved(str(fleet.base), digests(fleet.base), fleet.registry, members, probes, asdict(fleet.limits), dtype)
+    return Resolved(
+        base=str(fleet.base),
+        base_digest=digests(fleet.base),
+        registry=fleet.registry,
+        members=members,
+        probes=probes,
+        limits=asdict(fleet.limits),
+        dtype=dtype,
+        signing=_rule(signing),
+    )
+
+
+def _rule(signing: SigningSettings) -> str:
+    """A digest of whose signature counts; a key is its bytes, wherever they lie."""
+    document = asdict(signing)
+    if signing.public_key:
+        document["public_key"] = sha256_file(Path(signing.public_key))
+    return sha256_json(document)
 
 
 def _member(entry: Entry, digests: Digests, storage: Storage | None, *, check: bool) -> Member:
@@ -160,7 +190,7 @@ def _member(entry: Entry, digests: Digests, storage: Storage | None, *, check: b
             expected=f"an alias of {storage.uri if storage else 'the registry'} that points at a promoted version",
             remedy=f"promote a version to it, or remove {entry.alias} from the fleet file",
         )
-    parents = show_version(storage, record.version).parents
+    parents = digests.of_version(storage, record.version)
     if ADAPTER not in parents:
         raise InputError(
             f"The version {record.version[:12]} that {entry.follows} points at has no adapter.",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tunegate.contracts.progress import Progress, say
 from tunegate.deploy.settings import LocalSettings
 from tunegate.deploy.source import Prepared, Wanted
 from tunegate.deploy.versions import TASK, keep_newest
-from tunegate.fleet.build import KIND, PROBES, BuiltFleet, read_built
+from tunegate.fleet.build import KIND, PROBES, BuiltFleet, read_built, refuse_other_fleet
 from tunegate.fleet.child import build_in_child
 from tunegate.fleet.engine import fleet_engine
 from tunegate.fleet.file import read_fleet
@@ -71,19 +72,19 @@ class FleetSource:
         fleet = read_fleet(self._path)
         storage = open_storage(fleet.registry) if fleet.registry else None
         dtype = served_dtype(self._flags, self._where)
-        resolved = resolve(fleet, self._digests, storage, dtype=dtype, check=self._settings.check != "none")
+        check = self._settings.check != "none"
+        resolved = resolve(fleet, self._digests, storage, dtype=dtype, signing=self._signing, check=check)
         self._resolved[resolved.digest] = resolved
         return Wanted(resolved.digest, resolved.digest)
 
-    def prepare(self, target: str) -> Prepared:
+    def prepare(self, target: str, cancelled: threading.Event) -> Prepared:
         """Builds the fleet, or verifies the one that was built before."""
         resolved = self._resolved[target]
         folder = self._kept / target
-        if not _is_whole(folder):
+        if not _is_whole(folder, resolved):
             log = self._kept / f"{target[:12]}.log"
             say(TASK, f"{self.title}: building {target[:12]} of {len(resolved.members)} adapters, log {log}")
-            build_in_child(resolved, self._signing, folder, log=log)
-        os.utime(folder)  # the newest is what was served last
+            build_in_child(resolved, self._signing, folder, log=log, cancelled=cancelled)
         built = read_built(folder)
         engine = fleet_engine(folder, built, Path(resolved.base), self._flags, self._where)
         names = {each.alias: each.served for each in built.adapters}
@@ -91,8 +92,8 @@ class FleetSource:
 
     def keep(self, target: str) -> None:
         """Removes fleets that were served long ago."""
+        os.utime(self._kept / target)  # the newest is what was served last
         keep_newest(self._kept, self._settings.kept_versions, serving=target)
-        self._resolved = {target: self._resolved[target]}
 
     def _check(self, server: Server, folder: Path, built: BuiltFleet) -> None:
         """Asks every adapter what its PEFT model answered; that also warms each before the first request."""
@@ -111,7 +112,9 @@ class FleetSource:
         wrong = []
         for each, probes in asked:
             limits = AnswerLimits(**each.limits)
-            found = check_probes(server.client, each.served, probes, limits, progress=progress)
+            found = check_probes(
+                server.client, each.served, probes, limits, at_once=self._settings.probes_at_once, progress=progress
+            )
             wrong += [f"{each.alias}: {reason}" for reason in found.reasons]
         if wrong:
             raise GateRefused(
@@ -123,13 +126,14 @@ class FleetSource:
             )
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether a fleet was built; one that was changed since is removed, and built again."""
+def _is_whole(folder: Path, resolved: Resolved) -> bool:
+    """Whether this fleet was built; one that was changed since, or is another, is removed and built again."""
     if not (folder / MANIFEST_NAME).is_file():
         shutil.rmtree(folder, ignore_errors=True)
         return False
     try:
         verify(folder, kind=KIND)
+        refuse_other_fleet(folder, resolved)
     except ArtifactError as error:
         say(TASK, f"what was built in {folder} is not what it was and is built again: {error}")
         shutil.rmtree(folder)

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tunegate.contracts.errors import RunError, SettingsError
 from tunegate.contracts.files import pretty_json, write_atomically
 from tunegate.serving.envoy_documents import ADMIN, BACKENDS, ROUTES, Backend, backends, bootstrap, routes
 from tunegate.serving.guarded import Guarded
 from tunegate.serving.isolation import isolated
-from tunegate.serving.listening import listening_port, listening_url
+from tunegate.serving.listening import listening_ip, listening_port, listening_url
 from tunegate.serving.log import telling_lines
 
 _BOOTSTRAP, _LOG = "envoy.json", "envoy.log"
@@ -64,10 +64,13 @@ class Address:
         self._folder = folder.resolve()
         self._check_folder()
         binary = _binary()
+        host = listening_ip("Envoy", host)
         port = listening_port("Envoy", host, port)
         self.url, self.log = listening_url(host, port), self._folder / _LOG
         self._version = 0
         self._backends: tuple[Backend, ...] = ()
+        self._route: tuple[Backend | None, Mapping[str, str]] = (None, {})
+        self._clear: set[str] = set()  # backends that no request still waits to reach
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write(BACKENDS, backends((), version=0))
         self._write(ROUTES, routes(None, {}, version=0))
@@ -103,10 +106,21 @@ class Address:
         _check_names(names or {})
         if to is not None:
             self._add(to)
+        before = self._route
+        try:
+            self._send_to(to, names or {})
+        except RunError:
+            self._version += 1
+            self._write(ROUTES, routes(*before, version=self._version))  # or it is taken up when nobody expects it
+            raise
+        self._clear.clear()
+
+    def _send_to(self, to: Backend | None, names: Mapping[str, str]) -> None:
         self._version += 1
-        self._write(ROUTES, routes(to, names or {}, version=self._version))
+        self._write(ROUTES, routes(to, names, version=self._version))
         version = str(self._version)
         self._wait("take up the new route", lambda: version in self._routes_versions())
+        self._route = (to, names)
 
     def in_flight(self, name: str) -> int:
         """How many requests a backend has under way.
@@ -114,22 +128,43 @@ class Address:
         Raises:
             RunError: when Envoy does not answer.
         """
-        pattern = rf"cluster\.{name}\.upstream_rq_(active|pending_active)$"
-        stats = json.loads(self._ask(f"/stats?format=json&filter={pattern}"))["stats"]
-        return sum(int(entry["value"]) for entry in stats if "value" in entry)
+        return self._under_way(name)[0]
+
+    def drained(self, name: str) -> bool:
+        """Whether a backend that gets no new requests has none left, and no request waits that may still reach it.
+
+        A request that is held until it is whole has its route already, and is counted for no backend yet. So at one
+        moment since the last switch there must have been none of those.
+
+        Raises:
+            RunError: when Envoy does not answer.
+        """
+        active, held = self._under_way(name)
+        if held <= 0:
+            self._clear.add(name)
+        return active == 0 and name in self._clear
 
     def drain(self, name: str, *, seconds: float) -> bool:
-        """Waits until a backend that gets no new requests has none left; False when ``seconds`` were not enough.
+        """Waits until a backend is :meth:`drained`; False when ``seconds`` were not enough.
 
         Raises:
             RunError: when Envoy does not answer.
         """
         ends = time.monotonic() + seconds
-        while self.in_flight(name):
+        while not self.drained(name):
             if time.monotonic() > ends:
                 return False
             time.sleep(_POLL_SECONDS)
         return True
+
+    def _under_way(self, name: str) -> tuple[int, int]:
+        """The requests of one backend, and those that clients have begun and no backend has."""
+        pattern = r"(cluster\..*\.upstream_rq_(active|pending_active)|http\.address\.downstream_rq_active)$"
+        stats = json.loads(self._ask(f"/stats?format=json&filter={quote(pattern)}"))["stats"]
+        counts = {entry["name"]: int(entry["value"]) for entry in stats if "value" in entry}
+        begun = counts.pop("http.address.downstream_rq_active", 0)
+        of_one = sum(count for key, count in counts.items() if key.startswith(f"cluster.{name}."))
+        return of_one, begun - sum(counts.values())
 
     def forget(self, name: str) -> None:
         """Lets go of a backend that was drained: requests that it still had are cut.
@@ -182,11 +217,17 @@ class Address:
         self._put((*self._backends, backend))
 
     def _put(self, known: tuple[Backend, ...]) -> None:
+        before = self._backends
         self._version += 1
-        self._write(BACKENDS, backends(known, version=self._version))
-        self._backends = known
         version = str(self._version)
-        self._wait("take up its servers", lambda: version == self._backends_version())
+        self._write(BACKENDS, backends(known, version=self._version))
+        try:
+            self._wait("take up its servers", lambda: version == self._backends_version())
+        except RunError:
+            self._version += 1
+            self._write(BACKENDS, backends(before, version=self._version))  # one that it rejects would spoil the next
+            raise
+        self._backends = known
 
     def _write(self, name: str, document: Mapping[str, Any]) -> None:
         write_atomically(self._folder / name, pretty_json(dict(document)))

@@ -45,10 +45,10 @@ class Client:
     patience_seconds: float = 0.0
     api_key: str = field(default="", repr=False)
 
-    def healthy(self) -> bool:
-        """Whether a server answers and says that its engine is well."""
+    def healthy(self, *, seconds: float = _GLANCE_SECONDS) -> bool:
+        """Whether a server answers within ``seconds`` and says that its engine is well."""
         try:
-            with _OPENER.open(f"{self.url}/health", timeout=_GLANCE_SECONDS) as answer:
+            with _OPENER.open(f"{self.url}/health", timeout=seconds) as answer:
                 return bool(answer.status == http.HTTPStatus.OK)
         except (OSError, http.client.HTTPException):
             return False

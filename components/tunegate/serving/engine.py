@@ -22,6 +22,10 @@ CPU_KV_CACHE_BYTES = 4 << 30
 #: What vLLM may see of our environment beyond what every process does.
 _PASSED_ON = ("VLLM_CACHE_ROOT", "VLLM_CPU_OMP_THREADS_BIND", "VLLM_CPU_NUM_OF_RESERVED_CPU")
 
+#: What vLLM is told unless our environment says otherwise. While one server takes another's place, both have their
+#: threads on the same cores of a CPU: threads that spin at a barrier keep each other from ever getting there.
+_USUAL: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 #: What every vLLM is told beyond what every process is.
 _TOLD: Mapping[str, str] = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -124,7 +128,7 @@ def process_environment(engine: Engine, ours: Mapping[str, str]) -> dict[str, st
         engine: what is served.
         ours: the environment of this process.
     """
-    return {**isolated(ours, passed_on=_PASSED_ON), **_TOLD, **engine.environment}
+    return {**_USUAL, **isolated(ours, passed_on=_PASSED_ON), **_TOLD, **engine.environment}
 
 
 def _check(engine: Engine, where: ServeEnvironment, served_name: str) -> None:

@@ -48,6 +48,19 @@ def bootstrap(folder: Path, host: str, port: int) -> dict[str, Any]:
         "stat_prefix": "address",
         "stream_idle_timeout": "0s",  # an answer may take long to begin, and a stream may pause
         "request_timeout": "0s",
+        # What Envoy itself says when a server is gone tells clients when to ask again, as a route to nobody does.
+        "local_reply_config": {
+            "mappers": [
+                {
+                    "filter": {
+                        "status_code_filter": {
+                            "comparison": {"op": "EQ", "value": {"default_value": 503, "runtime_key": "address.503"}}
+                        }
+                    },
+                    "headers_to_add": _headers(**{"retry-after": "5"})[1:],
+                }
+            ]
+        },
         "rds": {"route_config_name": _ROUTE, "config_source": _from(folder, ROUTES)},
         "http_filters": [
             {"name": _LUA, "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.lua.v3.Lua"}},
@@ -60,6 +73,7 @@ def bootstrap(folder: Path, host: str, port: int) -> dict[str, Any]:
     listener = {
         "name": "clients",
         "address": {"socket_address": {"address": host, "port_value": port}},
+        "enable_reuse_port": False,  # two who listen on one port would share its clients without a word
         "filter_chains": [
             {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": http_options}]}
         ],

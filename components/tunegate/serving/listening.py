@@ -36,6 +36,23 @@ def listening_port(who: str, host: str, port: int) -> int:
         ) from error
 
 
+def listening_ip(who: str, host: str) -> str:
+    """The IP address of a host's name, for what knows no names; an address is its own.
+
+    Raises:
+        SettingsError: when the name has none.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise SettingsError(
+            f"{who} cannot listen on {host}.",
+            seen=str(error),
+            expected="an address of this machine, or a name of it",
+            remedy="use 127.0.0.1 for this machine alone, 0.0.0.0 for every network",
+        ) from error
+
+
 def listening_url(host: str, port: int) -> str:
     """``http://host:port`` at which what listens there can be asked."""
     host = _EVERYWHERE.get(host, host)

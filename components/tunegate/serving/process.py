@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from tunegate.contracts.errors import RunError
+from tunegate.contracts.errors import Interrupted, RunError
 from tunegate.contracts.manifest import input_digest
 from tunegate.contracts.progress import say
 from tunegate.serving.client import Client
@@ -87,6 +88,7 @@ def start(
     log: Path,
     ready_seconds: float = READY_SECONDS,
     stop_seconds: float = STOP_SECONDS,
+    cancelled: threading.Event | None = None,
 ) -> Server:
     """Starts vLLM and returns when it serves.
 
@@ -96,6 +98,7 @@ def start(
         log: the file that gets all that vLLM says; written anew.
         ready_seconds: how long it may take until it serves.
         stop_seconds: how long it may take to end before it is killed.
+        cancelled: set when it is no longer wanted: it is stopped, and Interrupted raised.
 
     Raises:
         ArtifactError: when the model or an adapter is not what its manifest says.
@@ -113,7 +116,7 @@ def start(
     server = Server(process, served_name=served_name, digests=digests, url=listening_url(engine.host, port), log=log)
     try:
         say(TASK, f"starting vLLM {where.vllm_version}, log {log}")
-        _wait_until_ready(server, ready_seconds=ready_seconds)
+        _wait_until_ready(server, cancelled or threading.Event(), ready_seconds=ready_seconds)
     except BaseException:
         server.stop()
         raise
@@ -122,11 +125,12 @@ def start(
     return server
 
 
-def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
+def _wait_until_ready(server: Server, cancelled: threading.Event, *, ready_seconds: float) -> None:
     """Returns when the server is well, lists every name it should, and has answered under each.
 
     Raises:
         RunError: when it ends, is not ready in time, cannot answer, or something else answers in its place.
+        Interrupted: when it is no longer wanted.
     """
     begin = said = time.monotonic()
     while not server.client.healthy():
@@ -145,7 +149,13 @@ def _wait_until_ready(server: Server, *, ready_seconds: float) -> None:
         if now - said > _SAY_SECONDS:
             said = now
             say(TASK, f"loading since {now - begin:.0f} s · {last_line(server.log)[:100]}")
-        time.sleep(_POLL_SECONDS)
+        if cancelled.wait(_POLL_SECONDS):
+            raise Interrupted(
+                "The server is no longer wanted.",
+                seen="it was still loading",
+                expected="a server that is waited for",
+                remedy="nothing: what is wanted now is started",
+            )
     served = [model.name for model in server.client.models()]
     code = server.poll()
     if code is not None:
