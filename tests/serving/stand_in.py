@@ -90,7 +90,7 @@ def main() -> None:
             self.send_response(500 if TOLD.get("dumb") else 200 if known else 404)
             self.end_headers()
             model = asked if asked in adapters else given.served_model_name[0]
-            self.wfile.write(json.dumps({"model": model, "choices": [ANSWER]}).encode())
+            self.wfile.write(json.dumps({"model": model, "prompt_token_ids": [0], "choices": [ANSWER]}).encode())
 
     ThreadingHTTPServer((given.host, given.port), Handler).serve_forever()
 
