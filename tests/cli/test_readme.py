@@ -13,6 +13,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tunegate.cli import app
+from tunegate.contracts.images import CONTROL, IMAGES, image_name
+from tunegate_pipelines.resources import REQUESTS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -124,3 +126,26 @@ def test_the_readmes_recipe_has_the_shape_of_the_shipped_ones() -> None:
         "promote",
         "signing",
     }
+
+
+def test_the_table_of_what_runs_where_is_what_is_compiled() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| (\d) \|", README, re.MULTILINE)
+    told = {step: (f"tunegate/{image}", int(accelerators)) for step, image, accelerators in rows}
+    assert told == {step: (image_name(IMAGES[step]), _accelerators(step)) for step in told}
+    small = {step for step, image in IMAGES.items() if image == CONTROL and not _accelerators(step)}
+    assert IMAGES.keys() - told.keys() <= small, "a step that takes more than a core is not in the table"
+
+
+def test_every_link_of_the_readme_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(links) > 15
+    for path, _, anchor in (link.partition("#") for link in links if "://" not in link):
+        target = ROOT / (path or "README.md")
+        assert target.exists(), path
+        headings = re.findall(r"^#+ (.*)$", target.read_text("utf-8"), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, f"{path}#{anchor}"
+
+
+def _accelerators(step: str) -> int:
+    return REQUESTS[step].accelerators
