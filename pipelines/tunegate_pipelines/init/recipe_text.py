@@ -260,6 +260,8 @@ def _evaluate(plan: Plan) -> list[Entry]:
         why += f" ({COMPLETION_PERPLEXITY}: how likely are the right answers"
         why += f"; {TOOL_CALL}: are the calls right)" if calls else ")"
     why += ", and any task of lm-evaluation-harness by its name, for what must not be unlearnt: gsm8k, ifeval, mmlu."
+    if task:
+        why += " On a cluster put the folder of task files into a bucket: gs://bucket/tasks/mine.yaml."
     entries = [
         Entry("tasks", tasks, why),
         Entry("max_new_tokens", plan.chosen.max_new_tokens, _answer_why(plan)),
