@@ -47,13 +47,19 @@ class KfpServer:
 
     def pipeline_id(self, name: str) -> str | None:
         """The pipeline of that name; None when there is none."""
-        found: str | None = self._read(lambda: self.client.get_pipeline_id(name))
-        return found
+        found = self._read(
+            lambda: self.client.list_pipelines(
+                page_size=_PAGE_SIZE, filter=_named("display_name", name), namespace=self.namespace or None
+            )
+        )
+        pipelines = [one for one in found.pipelines or () if name in (one.name, one.display_name)]
+        return str(pipelines[0].pipeline_id) if pipelines else None
 
     def version_id(self, pipeline_id: str, name: str) -> str | None:
         """The version of that name; None when there is none."""
-        only = json.dumps({"predicates": [{"operation": 1, "key": "name", "stringValue": name}]})
-        found = self._read(lambda: self.client.list_pipeline_versions(pipeline_id, page_size=_PAGE_SIZE, filter=only))
+        found = self._read(
+            lambda: self.client.list_pipeline_versions(pipeline_id, page_size=_PAGE_SIZE, filter=_named("name", name))
+        )
         versions = [one for one in found.pipeline_versions or () if name in (one.name, one.display_name)]
         return str(versions[0].pipeline_version_id) if versions else None
 
@@ -177,6 +183,11 @@ def connect(
         client = _asked(lambda: _client(cluster, token), address)
     ui = (cluster.ui_host or environment.get("KF_PIPELINES_UI_ENDPOINT", "") or cluster.host).rstrip("/")
     return KfpServer(client, address, ui, cluster.namespace, sleep)
+
+
+def _named(key: str, name: str) -> str:
+    """KFP's filter for one name."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]})
 
 
 def _client(cluster: Cluster, token: str) -> Any:

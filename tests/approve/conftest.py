@@ -14,6 +14,7 @@ from tunegate.approve import request
 from tunegate.approve.settings import ApproveSettings
 from tunegate.contracts.approval import Identity
 from tunegate.contracts.artifact import produce
+from tunegate.contracts.claim import Claim
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.registry.settings import SigningSettings
 from tunegate.storage.interface import Storage
@@ -41,10 +42,11 @@ class Finished:
         requester: Identity = ANN,
         signing: SigningSettings = SigningSettings(),  # noqa: B008 - frozen
         environment: dict[str, str] | None = None,
+        claim: Claim | None = None,
         **settings: Any,
     ) -> str:
         """Asks for approval; the request's digest."""
-        asking = request.Asking("champion", requester, ApproveSettings(**settings), signing, environment or {})
+        asking = request.Asking("champion", requester, ApproveSettings(**settings), signing, environment or {}, claim)
         request.run(asking, **self.inputs, registry=self.registry, output=self.folder / output)
         document = json.loads((self.folder / output / "request.json").read_text())
         return str(document["request"])

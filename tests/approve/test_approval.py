@@ -28,6 +28,7 @@ from tunegate.contracts.errors import (
 from tunegate.contracts.files import canonical_json
 from tunegate.contracts.manifest import MANIFEST_NAME, verify
 from tunegate.contracts.verdict import Check, read_verdict
+from tunegate.promote import approved as approved_step
 from tunegate.promote.approved import run as promote_approved
 from tunegate.registry.aliases import history, read_alias, rollback
 from tunegate.registry.approvals import (
@@ -38,6 +39,7 @@ from tunegate.registry.approvals import (
     write_decision,
     write_request,
 )
+from tunegate.registry.claims import begin, end
 from tunegate.registry.settings import SigningSettings
 from tunegate.registry.versions import Part, list_versions, publish, show_version
 
@@ -262,6 +264,50 @@ def test_an_alias_that_moved_and_came_back_voids_it_as_well(finished: Any, finis
     rollback(storage, read_alias(storage, "champion"))
     with pytest.raises(ApprovalRefused, match="alias champion: rollback"):
         use(finished, digest)
+
+
+def retraining(finished: Any, holder: str, made_from: str = "1" * 64, **passed: float) -> Any:
+    """The claim of a retraining that begins now, or so many hours later."""
+    now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(**passed)
+    return begin(finished.storage, "champion", made_from=made_from, holder=holder, seconds=3600, now=now).claim
+
+
+def test_what_a_retraining_asked_for_is_promoted_with_what_it_was_made_from(finished: Any) -> None:
+    digest = finished.ask(claim=retraining(finished, "run-1"))
+    answer(finished, digest)
+    end(finished.storage, "champion", holder="run-1")  # people promote after the run that asked has ended
+    use(finished, digest)
+    assert [record.made_from for record in history(finished.storage, "champion")] == ["1" * 64]
+
+
+def test_what_an_overtaken_retraining_asked_for_can_be_neither_approved_nor_promoted(finished: Any) -> None:
+    claim = retraining(finished, "run-1")
+    waiting = finished.ask(claim=claim)
+    approved = finished.ask("again", claim=claim, approvers=("local:bob",))
+    answer(finished, approved)
+    end(finished.storage, "champion", holder="run-1")
+    retraining(finished, "run-2", "2" * 64)
+    for step in (lambda: answer(finished, waiting), lambda: use(finished, approved)):
+        with pytest.raises(ApprovalRefused, match="run-2 took it"):
+            step()
+    assert read_alias(finished.storage, "champion").record is None
+
+
+def test_approval_that_is_overtaken_between_the_last_look_and_the_move_moves_nothing(
+    finished: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = finished.ask(claim=retraining(finished, "run-1"))
+    answer(finished, digest)
+    looks = approved_step.refuse_unjudged
+
+    def overtaken(*arguments: Any) -> None:
+        retraining(finished, "run-2", "2" * 64, hours=9)
+        looks(*arguments)
+
+    monkeypatch.setattr(approved_step, "refuse_unjudged", overtaken)
+    with pytest.raises(ConflictError, match="taken by somebody else"):
+        use(finished, digest)
+    assert history(finished.storage, "champion") == []
 
 
 def test_an_approval_moves_the_alias_once(finished: Any, finish: Callable[..., Any]) -> None:

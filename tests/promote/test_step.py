@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 
 from tunegate.contracts.artifact import produce
+from tunegate.contracts.claim import Claim
 from tunegate.contracts.errors import ArtifactError, ConflictError, GateRefused, InputError
 from tunegate.contracts.manifest import MANIFEST_NAME, read_manifest, verify
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.promote.settings import PromoteSettings
 from tunegate.promote.step import run
 from tunegate.registry.aliases import history, read_alias, rollback
+from tunegate.registry.claims import begin
 from tunegate.registry.versions import fetch_version, list_versions
 from tunegate.storage.open import open_storage
 
@@ -35,10 +37,10 @@ class Judged:
     registry: Path
     inputs: dict[str, Any]
 
-    def promote(self, output: str = "promotion", alias: str = "champion") -> dict[str, Any]:
+    def promote(self, output: str = "promotion", alias: str = "champion", claim: Claim | None = None) -> dict[str, Any]:
         """Promotes, and returns ``promotion.json``."""
         target = self.folder / output
-        run(PromoteSettings(alias), **self.inputs, registry=str(self.registry), output=target)
+        run(PromoteSettings(alias), **self.inputs, registry=str(self.registry), output=target, claim=claim)
         document: dict[str, Any] = json.loads((target / "promotion.json").read_text())
         return document
 
@@ -133,6 +135,22 @@ def test_a_second_promotion_names_what_it_replaced(judged: Judged, tmp_path: Pat
         second["version"],
         first["version"],
     ]
+
+
+def test_retraining_that_was_overtaken_promotes_nothing_and_the_newest_does(judged: Judged, tmp_path: Path) -> None:
+    storage = open_storage(str(judged.registry))
+    claims = [
+        begin(storage, "champion", made_from=str(n) * 64, holder=f"run-{n}", seconds=0.001).claim for n in range(2)
+    ]
+    with pytest.raises(ConflictError, match="taken by somebody else"):
+        judged.promote(claim=claims[0])
+    assert read_alias(storage, "champion").record is None
+    assert not (judged.folder / "promotion").exists()
+    newest = _finished(tmp_path / "two", judged.registry, "two")
+    newest.promote(claim=claims[1])
+    assert [record.made_from for record in history(storage, "champion")] == ["1" * 64]
+    newest.promote("again", claim=claims[1])  # a task that is tried again
+    assert len(history(storage, "champion")) == 1
 
 
 def test_the_same_promotion_again_changes_nothing(judged: Judged, tmp_path: Path) -> None:

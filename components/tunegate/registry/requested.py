@@ -9,6 +9,7 @@ from pathlib import Path
 from tunegate.contracts.approval import Request, utc_now
 from tunegate.contracts.approval_minimum import minimum_changes
 from tunegate.contracts.approval_rules import refuse_lapsed
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import ApprovalRefused
 from tunegate.contracts.manifest import read_manifest
 from tunegate.contracts.verdict import Verdict, read_verdict
@@ -16,6 +17,7 @@ from tunegate.registry.aliases import current, read_alias
 from tunegate.registry.minimum import read_minimum, refuse_looser_request
 from tunegate.registry.versions import fetch_part, show_version
 from tunegate.storage.interface import Storage
+from tunegate.storage.lease import read_lease
 
 #: Parts that are read when the version is promoted; the reports are read when somebody approves.
 WEIGHTS = ("adapter", "merged", "quantized")
@@ -38,7 +40,8 @@ def refuse_changed(storage: Storage, request: Request) -> None:
         for role in request.parts.keys() - set(WEIGHTS):
             found[role] = fetch_part(storage, request.version, role, Path(scratch) / role).content_digest
         verdict = read_verdict(Path(scratch) / "verdict")
-    _refuse(request, rules + alias_changes(storage, request) + part_changes(request, found, verdict))
+    moved = alias_changes(storage, request) + claim_changes(storage, request)
+    _refuse(request, rules + moved + part_changes(request, found, verdict))
 
 
 def refuse_changed_parts(request: Request, folder: Path) -> Verdict:
@@ -63,6 +66,16 @@ def alias_changes(storage: Storage, request: Request) -> list[str]:
     if (now.version if now else None) == request.current:
         told += ", or a retraining took over from one that died"
     return [f"alias {request.alias}: {told}; it pointed at {request.current or 'nothing'} when this was asked"]
+
+
+def claim_changes(storage: Storage, request: Request) -> list[str]:
+    """Whether a newer retraining claimed the alias since one asked."""
+    claim = parse_claim(request.claim)
+    newest = read_lease(storage, claim.lease) if claim else None
+    if claim is None or (newest is not None and newest.token == claim.token):
+        return []
+    told = f"{newest.holder} took it (token {newest.token})" if newest else "it is gone"
+    return [f"claim of the retraining on {claim.lease}: {told}; it had token {claim.token} when this was asked"]
 
 
 def part_changes(request: Request, found: Mapping[str, str], verdict: Verdict) -> list[str]:

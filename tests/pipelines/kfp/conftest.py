@@ -128,11 +128,17 @@ class _Answers:
         return {"multi_user": False}
 
     def pipeline_service_list_pipelines(self, asked: Asked) -> Any:
-        return {"pipelines": _filtered(list(self._kfp.pipelines.values()), asked.query)}
+        space = asked.query.get("namespace", "")
+        own = [one for one in self._kfp.pipelines.values() if one.get("namespace", "") == space]
+        return {"pipelines": _filtered(own, asked.query)}
 
     def upload_pipeline(self, asked: Asked) -> Any:
         made = {"pipeline_id": f"pipeline-{len(self._kfp.pipelines)}", "display_name": asked.query["name"]}
         made |= {"name": asked.query["name"], "created_at": "2026-11-29T12:00:00Z"}
+        made |= {"namespace": asked.query["namespace"]} if "namespace" in asked.query else {}
+        same = [one for one in self._kfp.pipelines.values() if one["name"] == made["name"]]
+        if made.get("namespace", "") in [one.get("namespace", "") for one in same]:
+            raise _Refused(409, "a pipeline of this name is there already")
         self._kfp.pipelines[made["pipeline_id"]] = made
         self._version(made["pipeline_id"], asked.query["name"], asked)
         return made

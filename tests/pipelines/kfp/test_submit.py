@@ -61,6 +61,17 @@ def test_same_document_is_one_version_however_often_it_is_submitted(kfp: Any, ho
     assert third["pipeline_id"] == first["pipeline_id"]
 
 
+def test_pipeline_of_a_namespace_is_found_again_there(kfp: Any, home: Path, cluster: Any) -> None:
+    cluster(namespace="team-a")
+    first, second = (json.loads(submit(home, *PLAN, "--no-follow", "--json").stdout) for _ in range(2))
+    assert (first["pipeline_id"], first["version_id"]) == (second["pipeline_id"], second["version_id"])
+    assert [one["namespace"] for one in kfp.pipelines.values()] == ["team-a"]
+    assert [one["namespace"] for one in kfp.experiments.values()] == ["team-a"]
+    cluster(namespace="team-b")
+    other = json.loads(submit(home, *PLAN, "--no-follow", "--json").stdout)
+    assert other["pipeline_id"] != first["pipeline_id"]
+
+
 def test_steps_run_where_the_memory_plan_says_they_fit(kfp: Any, home: Path, cluster: Any) -> None:
     cluster()
     long = ["--no-follow", "--json", "--set", "max_length=4096"]
@@ -246,3 +257,42 @@ def test_input_that_may_be_another_one_tomorrow_is_refused(
     assert result.exit_code == 2
     assert name in result.stderr and address in result.stderr
     assert kfp.asked == []
+
+
+def test_following_that_is_stopped_leaves_the_run_and_says_how_to_go_on(
+    kfp: Any, home: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster()
+    kfp.will("RUNNING", ("train", "RUNNING"))
+
+    def interrupted(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tunegate_pipelines.follow_run.follow_run", interrupted)
+    result = submit(home, *PLAN)
+    assert result.exit_code == 75
+    assert "tunegate follow run-0" in result.stderr
+    assert list(kfp.runs) == ["run-0"]
+
+
+def test_description_that_the_requests_are_held_against_is_kfps_own() -> None:
+    """The copy beside this file, where the whole description lies beside the checkout."""
+    whole = Path(__file__).parents[4] / "shared" / "schemas" / "kfp_api.swagger.json"
+    if not whole.is_file():
+        pytest.skip(f"{whole} is absent: the copy alone is used")
+    described = json.loads(whole.read_text("utf-8"))
+    copy = json.loads(Path(__file__).with_name("kfp_api.json").read_text("utf-8"))
+    assert copy["info"]["version"] == described["info"]["version"]
+    assert _without_words(copy["definitions"]).items() <= _without_words(described["definitions"]).items()
+    for path, methods in copy["paths"].items():
+        for method, operation in methods.items():
+            assert operation.items() <= _without_words(described["paths"][path][method]).items(), path
+
+
+def _without_words(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_words(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    words = ("description", "title", "summary", "tags")
+    return {key: _without_words(one) for key, one in value.items() if key not in words or isinstance(one, dict)}
