@@ -197,6 +197,17 @@ def test_a_refusal_says_what_to_do_and_repeats_no_session_or_token(status: int, 
     assert "SECRET" not in str(caught.value)
 
 
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_what_may_pass_is_no_fault_of_the_input(status: int) -> None:
+    """Whoever follows an alias tries again after a RunError, and refuses for good after an InputError."""
+    from google.api_core.exceptions import from_http_status
+
+    with pytest.raises(RunError), gcs_client.reported("The bucket cannot be used.", as_error=InputError):
+        raise from_http_status(status, "GET https://storage/b")
+    with pytest.raises(InputError), gcs_client.reported("The bucket cannot be used.", as_error=InputError):
+        raise from_http_status(403, "GET https://storage/b")
+
+
 def test_a_server_that_does_not_answer_is_said_by_name_alone() -> None:
     import requests
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -32,17 +33,31 @@ _TOLD: Mapping[str, str] = {
     "VLLM_CPU_INT4_W4A8": "0",  # with AMX, 4-bit weights would be multiplied by 8-bit activations that nobody judged
 }
 
-#: Options that a field of ``Engine`` states, or that would let in code or weights that nobody judged.
+#: Options that a field of ``Engine`` states.
 _OURS = (
     "--model", "--served-model-name", "--host", "--port", "--uds", "--dtype", "--max-model-len", "--enforce-eager",
     "--kv-cache-memory-bytes", "--load-format", "--generation-config", "--enable-lora", "--lora-modules", "--max-loras",
     "--max-lora-rank", "--disable-uvicorn-access-log", "--disable-fastapi-docs",
 )  # fmt: skip
-_NEVER = (
-    "--trust-remote-code", "--config", "--tokenizer", "--hf-config-path", "--hf-overrides", "--hf-token", "--revision",
-    "--code-revision", "--tokenizer-revision", "--model-class-overrides", "--override-generation-config", "--api-key",
-    "--allowed-local-media-path", "--logits-processors", "--middleware", "--worker-cls", "--worker-extension-cls",
-    "--tool-parser-plugin", "--reasoning-parser-plugin", "--io-processor-plugin", "--grpc", "--headless",
+
+#: Further options that may be given: of where and how much is computed at once, of what is told, and of how answers are
+#: taken apart. All others are refused, since every new vLLM has more that let in code, or weights that nobody judged.
+_ALLOWED = (
+    "--all2all-backend", "--api-server-count", "--async-scheduling", "--attention-backend", "--block-size",
+    "--cpu-offload-gb", "--cudagraph-capture-sizes", "--data-parallel-size", "--data-parallel-size-local",
+    "--decode-context-parallel-size", "--disable-cascade-attn", "--disable-custom-all-reduce",
+    "--disable-hybrid-kv-cache-manager", "--disable-log-stats", "--disable-sliding-window",
+    "--distributed-executor-backend", "--enable-auto-tool-choice", "--enable-chunked-prefill",
+    "--enable-expert-parallel", "--enable-force-include-usage", "--enable-log-requests", "--enable-prefix-caching",
+    "--enable-prompt-tokens-details", "--enable-server-load-tracking", "--fully-sharded-loras",
+    "--gpu-memory-utilization", "--kv-cache-dtype", "--language-model-only", "--limit-mm-per-prompt",
+    "--linear-backend", "--long-prefill-token-threshold", "--max-cpu-loras", "--max-cudagraph-capture-size",
+    "--max-log-len", "--max-logprobs", "--max-num-batched-tokens", "--max-num-seqs",
+    "--max-parallel-loading-workers", "--moe-backend", "--numa-bind", "--numa-bind-cpus", "--numa-bind-nodes",
+    "--optimization-level", "--performance-mode", "--pipeline-parallel-size", "--prefix-caching-hash-algo",
+    "--reasoning-parser", "--root-path", "--safetensors-load-strategy", "--scheduling-policy", "--seed",
+    "--shutdown-timeout", "--skip-mm-profiling", "--stream-interval", "--tensor-parallel-size", "--tokenizer-mode",
+    "--tool-call-parser", "--uvicorn-log-level",
 )  # fmt: skip
 
 #: Variables by which vLLM would load an adapter while it serves, or code that nobody judged.
@@ -157,15 +172,17 @@ def _check(engine: Engine, where: ServeEnvironment, served_name: str) -> None:
 
 
 def _check_extra(extra: tuple[str, ...]) -> None:
-    """vLLM takes underscores, ``--no-``, dotted keys and unambiguous beginnings of an option's name for the option."""
+    """vLLM takes underscores and ``--no-`` as well, and unambiguous beginnings of a name, which are refused here."""
     for option in extra:
-        if not option.startswith("--"):
-            continue
-        name = option.partition("=")[0].partition(".")[0].replace("_", "-").replace("--no-", "--", 1)
-        meant = [known for known in (*_OURS, *_NEVER) if known.startswith(name)]
-        if meant:
-            why = "a field of Engine states it" if meant[0] in _OURS else "it would serve something that was not judged"
-            raise _wrong("extra", option, f"options other than {meant[0]}: {why}")
+        if not option.startswith("-") or re.fullmatch(r"-[\d.]+", option):
+            continue  # a value
+        name = option.partition("=")[0].replace("_", "-")
+        name = name.replace("--no-", "--", 1) if name.startswith("--no-") else name
+        if name not in _ALLOWED:
+            ours = any(known.startswith(name) for known in _OURS if len(name) > len("--"))
+            why = "a field of Engine states it" if ours else "it is none of those that change nothing that was judged"
+            near = difflib.get_close_matches(name, _ALLOWED, n=1)
+            raise _wrong("extra", option, f"{near[0]}, or another that is known: {why}" if near else f"others: {why}")
 
 
 def _wrong(name: str, seen: object, expected: str) -> SettingsError:

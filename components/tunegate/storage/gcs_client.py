@@ -61,6 +61,7 @@ def open_bucket(name: str) -> Any:
 
     Raises:
         InputError: when there is no such bucket, no credentials, or no permission to list it.
+        RunError: when the server fails or cannot be reached: trying again may help.
     """
     return _connected(name, os.environ.get(EMULATOR_VARIABLE, ""), os.getpid())
 
@@ -101,7 +102,10 @@ def _client(*, anonymous: bool) -> Any:
 
 @contextlib.contextmanager
 def reported(failed: str, *, as_error: type[TunegateError] = RunError) -> Iterator[None]:
-    """Turns a failure of the client into an error of ours. A lost precondition passes: it is an answer."""
+    """Turns a failure of the client into an error of ours; one that may pass is a RunError, whatever is asked for.
+
+    A lost precondition is let through: it is an answer.
+    """
     from google.api_core.exceptions import GoogleAPICallError, PreconditionFailed, RetryError
     from google.auth.exceptions import GoogleAuthError
     from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
@@ -118,7 +122,7 @@ def reported(failed: str, *, as_error: type[TunegateError] = RunError) -> Iterat
     except GoogleAuthError as error:
         raise _explained(as_error, failed, 401, seen=type(error).__name__) from error
     except (RetryError, RequestException, ConnectionError, TimeoutError, DataCorruption) as error:
-        raise as_error(
+        raise RunError(
             failed,
             seen=f"no whole answer: {type(error).__name__}",
             expected="a server that answers",
@@ -132,7 +136,8 @@ def _explained(cls: type[TunegateError], failed: str, status: int, *, seen: str 
         phrase = f"{status} {http.HTTPStatus(status).phrase}"
     except ValueError:
         phrase = f"status {status}"
-    return cls(
+    passing = status == http.HTTPStatus.TOO_MANY_REQUESTS or not 400 <= status < 500
+    return (RunError if passing else cls)(
         failed,
         seen=f"{meaning} ({seen or phrase})",
         expected="a bucket whose objects can be listed, read, written and deleted",
