@@ -134,14 +134,15 @@ def test_a_row_of_long_texts_names_its_cells_where_columns_would_be_slivers() ->
     assert "prose" not in table(("rule", "rows"), [("a", 3)])
 
 
-def test_a_browser_as_wide_as_a_phone_scrolls_no_page_sideways(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [WIDE, "46d05ae6100f" * 20], ids=["words", "one long word"])
+def test_a_browser_as_wide_as_a_phone_scrolls_no_page_sideways(tmp_path: Path, text: str) -> None:
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no chromium on this machine")
     measure = "document.title = frame.contentDocument.documentElement.scrollWidth"
     (tmp_path / "phone.html").write_text(
         f'<iframe id="frame" style="width:{PHONE}px;height:800px;border:0" onload="{measure}" '
-        f'srcdoc="{html.escape(everything(WIDE), quote=True)}"></iframe>',
+        f'srcdoc="{html.escape(everything(text), quote=True)}"></iframe>',
         "utf-8",
     )
     command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
