@@ -85,8 +85,13 @@ def _checks(checks: Sequence[Check]) -> str:
 
 def _step(made: Made, href: str) -> tuple[Link, str, str, str]:
     figures = list(read_summary(made.folder).items())[:_FIGURES]
-    short = " · ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in figures)
+    short = " · ".join(f"{_words(name)} {_plain(value)}" for name, value in figures)
     return Link(made.name, href), _SHOWS[made.manifest.kind], short, made.manifest.content_digest[:12]
+
+
+def _words(name: str) -> str:
+    """A figure's name for reading; that of a task and its metric stays as the policy calls it."""
+    return name if "." in name else name.replace("_", " ")
 
 
 def _plain(value: object) -> str:
