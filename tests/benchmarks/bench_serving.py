@@ -50,12 +50,17 @@ def line(side: str, at_once: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Runs both sides, prints the ratios and writes the page."""
-    from tunegate.costs.page import costs_page
-
+    """Runs both sides and reports."""
     adapters(1)
     for side in SIDES:
         measure(Path(__file__), "run", side=side)
+    report()
+
+
+def report() -> None:
+    """Prints the ratios and writes the page."""
+    from tunegate.costs.page import costs_page
+
     for at_once in LOADS:
         lines = {side: line(side, at_once) for side in SIDES}
         lines["ratio"] = {name: lines["adapter"][name] / value for name, value in lines["merged"].items()}
