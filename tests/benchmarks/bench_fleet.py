@@ -61,11 +61,14 @@ def fleet() -> None:
 
 
 def separate() -> None:
-    """Two servers at once, each of a merged model, that share the load."""
+    """Two servers at once, each of a merged model and on its half of the cores, that share the load.
+
+    Left alone, vLLM would bind what both compute to the same cores.
+    """
     with ExitStack() as stack:
         servers = [
-            stack.enter_context(served(f"separate-{number}", merged(f"adapter-{number}")))
-            for number in range(1, SEPARATE + 1)
+            stack.enter_context(served(f"separate-{number}", merged(f"adapter-{number}"), cores=cores))
+            for number, cores in enumerate(halves(), start=1)
         ]
         share = {"at_once": AT_ONCE // SEPARATE, "requests": REQUESTS // SEPARATE}
         loads = [
