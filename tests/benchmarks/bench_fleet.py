@@ -35,7 +35,7 @@ from tunegate.serving.envoy_documents import Backend
 from tunegate.serving.process import Server
 
 ADAPTERS, SEPARATE = 8, 2
-AT_ONCE, REQUESTS = 4, 64
+AT_ONCE, REQUESTS = 4, 48
 
 #: The steady load while an adapter is added, and how long it is looked at before and after.
 RATE, BESIDE_SECONDS = 0.5, 20.0

@@ -19,7 +19,7 @@ ADAPTER = "adapter-1"
 SIDES = ("merged", "adapter")
 
 #: How many at once → requests.
-LOADS = {1: 20, 4: 60}
+LOADS = {1: 16, 4: 48}
 
 
 def label(side: str, at_once: int) -> str:
