@@ -13,11 +13,11 @@ HASHED := lock-build lock-torch lock-control lock-train lock-quantize lock-evalu
 .PHONY: demo serve test lint e2e e2e-serving e2e-legacy bench torture golden lock $(LOCKS) $(HASHED) smoke install serve-environment quantize-legacy-environment clean
 .DEFAULT_GOAL := test
 
-demo: $(INSTALLED)  ## a small model, trained, judged and promoted: about 20 minutes on two cores
+demo: $(INSTALLED) $(SERVING)  ## a small model, trained, served, judged and promoted: 25 minutes on two cores
 	$(BIN)/tunegate run $(RECIPES)/demo.yaml
 
 serve: $(INSTALLED) $(SERVING)  ## what the demo promoted, on vLLM at http://127.0.0.1:8000/v1, until Ctrl-C
-	$(BIN)/tunegate deploy runs/registry demo --check none  # the demo runs no serve_check: there are no probes
+	$(BIN)/tunegate deploy runs/registry demo
 
 test: lint  ## everything that takes seconds
 	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/wiring tests  # the longest first
@@ -28,7 +28,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-e2e: $(INSTALLED)  ## the demo, trained once, and what goes on from it: half an hour on two cores
+e2e: $(INSTALLED) $(SERVING)  ## the demo, trained once, and what goes on from it: 40 minutes on two cores
 	$(BIN)/pytest -m e2e -s tests/e2e
 
 e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two cores

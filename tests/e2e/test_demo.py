@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tunegate.contracts.manifest import verify
 from tunegate.registry.aliases import current, history
-from tunegate.registry.versions import list_versions
+from tunegate.registry.versions import fetch_version, list_versions
+from tunegate.serving.limits import AnswerLimits, limits_of_policy
+from tunegate.serving.probes import PROBES_NAME, read_probes
 from tunegate.storage.open import open_storage
 
 pytestmark = pytest.mark.e2e
@@ -33,6 +37,27 @@ def test_demo_is_promoted_on_pass(demo: Any, place: Path) -> None:
 def test_training_gains_at_least_25_points_of_exact_calls_and_quantization_keeps_them(demo: Any) -> None:
     assert demo.share("merged", "exact") - demo.share("base", "exact") >= 0.25
     assert demo.share("merged", "exact") - demo.share("quantized", "exact") <= 0.10
+
+
+def test_vllm_served_the_quantized_model_and_answered_as_it_was_evaluated(demo: Any) -> None:
+    found = json.loads((demo.artifact("serving") / "serving.json").read_text("utf-8"))
+    assert (found["checked"], found["engine"]["name"], found["engine"]["dtype"]) == (True, "vllm", "float32")
+    assert found["served_name"] == verify(demo.artifact("quantized")).content_digest
+    assert (found["rows"], found["evaluation_rows"]) == (12, 4)
+    assert (found["agreement"], found["rendered"], found["ended"]) == (1.0, 1.0, 1.0)
+    scores = found["scores"]["tool_call.exact"]
+    assert abs(scores["served"] - scores["evaluated"]) <= 1 / 4  # what a tie may cost
+
+
+def test_the_promoted_version_holds_what_a_deployment_asks_again(demo: Any, place: Path, tmp_path: Path) -> None:
+    storage = open_storage(str(place / "registry"))
+    record = current(storage, "demo")
+    assert record is not None
+    version = fetch_version(storage, record.version, tmp_path / "version")
+    probes = read_probes(tmp_path / "version" / "serving" / PROBES_NAME)
+    assert probes.model == version.parents["quantized"]
+    assert len(probes.rows) == 12
+    assert limits_of_policy(tmp_path / "version" / "verdict" / "policy.json") == AnswerLimits()
 
 
 def test_one_page_links_the_page_of_every_step(demo: Any) -> None:
