@@ -90,6 +90,7 @@ class Cluster:
     ca_file: str = setting("", help="the authority that signed the address's certificate, a PEM file")
     namespace: str = setting("", help="namespace of the runs in a KFP with several users")
     token_env: str = setting("", help="environment variable that holds a bearer token for KFP")
+    token_file: str = setting("", help="or a file that holds one, read for each request: a long run outlives a token")
     experiment: str = setting("tunegate", help="experiment in which runs appear")
     service_account: str = setting("", help="Kubernetes service account of the runs; empty: KFP's own")
     pipeline_root: str = setting("", help="where artifacts are kept; empty: KFP's own")
@@ -132,6 +133,13 @@ def read_cluster(path: Path) -> Cluster:
     """
     cluster = parse_settings(Cluster, read_yaml_object(path, what="cluster file"), where="cluster")
     refuse_unknown_keys(cluster.steps, known=REQUESTS, where="cluster.steps")
+    if cluster.token_env and cluster.token_file:
+        raise SettingsError(
+            "The token for KFP is said to lie in two places.",
+            seen="token_env and token_file",
+            expected="one of them",
+            remedy="leave one out",
+        )
     known = [find_device(kind.gpu).name for kind in cluster.kinds()]
     for step in cluster.steps:
         wanted = cluster.override(step)

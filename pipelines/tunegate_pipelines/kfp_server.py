@@ -166,7 +166,7 @@ def connect(
         sleep: waits between two questions.
 
     Raises:
-        InputError: when the token's variable is empty, or KFP refuses who asks.
+        InputError: when there is no token in its variable or file, or KFP refuses who asks.
         RunError: when nothing answers.
     """
     token = environment.get(cluster.token_env, "") if cluster.token_env else ""
@@ -177,6 +177,8 @@ def connect(
             expected="a bearer token, as cluster.token_env says",
             remedy=f"export {cluster.token_env}=$(…), for example from gcloud auth print-identity-token",
         )
+    if cluster.token_file:
+        read_token(cluster.token_file)
     address = cluster.host or environment.get("KF_PIPELINES_ENDPOINT", "") or "the KFP of this pod or kube config"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the client is for KFP 2, which this is
@@ -188,6 +190,38 @@ def connect(
 def _named(key: str, name: str) -> str:
     """KFP's filter for one name."""
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": name}]})
+
+
+def read_token(path: str) -> str:
+    """The bearer token in a file.
+
+    Raises:
+        InputError: when there is none.
+    """
+    file = Path(path).expanduser()
+    try:
+        token = file.read_text("utf-8").strip()
+        seen = f"{file} is empty"
+    except (OSError, UnicodeDecodeError) as error:
+        token, seen = "", f"{file}: {type(error).__name__}"
+    if not token:
+        raise InputError(
+            "There is no token for KFP.",
+            seen=seen,
+            expected="a bearer token in the file that cluster.token_file names",
+            remedy=f"write one there, for example: gcloud auth print-identity-token > {file}; and again before it ends",
+        )
+    return token
+
+
+@dataclass(frozen=True)
+class _TokenFile:
+    """What ``kfp.Client`` calls credentials: it asks for the token before each request."""
+
+    path: str
+
+    def refresh_api_key_hook(self, config: Any) -> None:
+        config.api_key["authorization"] = read_token(self.path)
 
 
 def _client(cluster: Cluster, token: str) -> Any:
@@ -203,6 +237,7 @@ def _client(cluster: Cluster, token: str) -> Any:
         host=cluster.host or None,
         namespace=cluster.namespace or "kubeflow",
         existing_token=token or None,
+        credentials=_TokenFile(cluster.token_file) if cluster.token_file else None,
         ssl_ca_cert=cluster.ca_file or None,
         ui_host=cluster.ui_host or None,
     )

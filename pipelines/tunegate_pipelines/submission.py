@@ -21,6 +21,7 @@ from tunegate_pipelines.cluster import Cluster
 from tunegate_pipelines.compile import compile_pipeline
 from tunegate_pipelines.form import ADDRESSES, FORM
 from tunegate_pipelines.image_digests import read_digests
+from tunegate_pipelines.kfp_server import read_token
 from tunegate_pipelines.lint_recipe import lint_recipe
 from tunegate_pipelines.own_tasks import check_own_tasks
 from tunegate_pipelines.pinned_inputs import refuse_unpinned
@@ -92,7 +93,10 @@ def prepare_submission(
     variables += [sections["approve"]["token_env"], sections["approve"]["webhook_url_env"]]
     variables += [sections["signing"]["password_env"]]
     texts = {"the compiled pipeline": document, "the run form": canonical_json(parameters).decode()}
-    refuse_secrets(texts, variables, os.environ)
+    environment = dict(os.environ)
+    if cluster.token_file:
+        environment["token_file"] = read_token(cluster.token_file)
+    refuse_secrets(texts, [*variables, "token_file"], environment)
     return Submission(pipeline, document, parameters, linted, made.placements)
 
 

@@ -223,6 +223,7 @@ def test_memory_plan_places_steps_for_vertex_too(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"hots": "x"}, "did you mean 'host'"),
+        ({"token_env": "A", "token_file": "b"}, "two places"),
         ({"secrets": [{"secret": "hub", "key": "token", "env": "HF_TOKEN", "value": "hf_x"}]}, "unknown key"),
         ({"accelerators": [{"gpu": "L5"}]}, "not a GPU that is known"),
         ({"steps": {"trian": {}}}, "did you mean 'train'"),

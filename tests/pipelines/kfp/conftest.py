@@ -11,7 +11,7 @@ import email
 import json
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -82,6 +82,7 @@ class Kfp:
     recurring: dict[str, dict[str, Any]] = field(default_factory=dict)
     script: list[dict[str, Any]] = field(default_factory=list)
     page_size: int = 100
+    looked: Callable[[], None] = lambda: None
 
     def fail(self, operation: str, status: int, message: str = "no", times: int = 1) -> None:
         """Answers the next requests of an operation with an error."""
@@ -175,6 +176,7 @@ class _Answers:
             raise _Refused(404, "Run not found")
         script = self._kfp.script
         shown = script.pop(0) if len(script) > 1 else script[0]
+        self._kfp.looked()
         return {**self._kfp.runs[asked.path["run_id"]], **shown}
 
     def recurring_run_service_list_recurring_runs(self, asked: Asked) -> Any:

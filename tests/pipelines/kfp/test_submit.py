@@ -195,6 +195,31 @@ def test_who_is_not_signed_in_is_told_so(given: str, kfp: Any, home: Path, clust
     assert kfp.runs == {}
 
 
+def test_token_in_a_file_is_read_again_while_a_run_is_followed(kfp: Any, home: Path, cluster: Any) -> None:
+    """Training takes longer than a token lives."""
+    kfp.token = "the-first-token"
+    file = home / "token"
+    file.write_text(kfp.token + "\n", "utf-8")
+    cluster(token_file=str(file))
+    kfp.will("RUNNING", ("train", "RUNNING"))
+    kfp.will("SUCCEEDED", ("train", "SUCCEEDED"))
+
+    def renewed() -> None:
+        kfp.token = "the-second-token"
+        file.write_text(kfp.token, "utf-8")
+
+    kfp.looked = renewed
+    result = submit(home, *PLAN)
+    assert result.exit_code == 0, result.output
+    sent = [one.headers["authorization"] for one in kfp.of("run_service_get_run")]
+    assert sent[0] == "Bearer the-first-token" and sent[-1] == "Bearer the-second-token"
+    assert "-token" not in result.output.replace(str(file), "")
+    leaked = submit(home, *PLAN, "--set", "promote.note=the-second-token")
+    assert leaked.exit_code == 2 and "the-second-token" not in leaked.output
+    file.write_text("", "utf-8")
+    assert "is empty" in submit(home, *PLAN).stderr
+
+
 def test_missing_token_is_named_before_anything_is_asked(kfp: Any, home: Path, cluster: Any) -> None:
     cluster(token_env="KFP_TOKEN")
     result = submit(home, *PLAN, env={"KFP_TOKEN": ""})
