@@ -12,6 +12,7 @@ from tunegate.approve.identity import identify
 from tunegate.approve.settings import ApproveSettings, rules_of
 from tunegate.approve.webhook import tell_refused
 from tunegate.contracts.approval_rules import refuse_unknown_requester
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import GateRefused, reports_errors
 from tunegate.contracts.images import QUANTIZERS
 from tunegate.contracts.launch import KfpArtifact
@@ -23,6 +24,7 @@ from tunegate.pages.parts import badge, facts, paragraph, table
 from tunegate.preflight.lint import Linted, refuse
 from tunegate.quantize.legacy.environment import check_environment
 from tunegate.registry.minimum import refuse_looser, refuse_unasked
+from tunegate.registry.refusals import note_refusal
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.changes import made_by
 from tunegate_pipelines.form import SECTIONS
@@ -87,9 +89,13 @@ def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @reports_errors
-def launch_refused(settings: Mapping[str, Any], verdict: KfpArtifact, *, alias: str, registry: str) -> None:
-    """Raises what the verdict says, and tells the webhook where the section 'approve' names one."""
+def launch_refused(
+    settings: Mapping[str, Any], verdict: KfpArtifact, *, alias: str, registry: str, claim: Mapping[str, Any]
+) -> None:
+    """Raises what the verdict says; keeps it for the next retraining, and tells the webhook where there is one."""
     said = read_verdict(Path(verdict.path))
+    if claimed := parse_claim(claim):
+        note_refusal(open_storage(registry), claimed, by="the gate", reason=said.summary)
     hook = parse_settings(ApproveSettings, settings, where="recipe.approve").webhook_url_env
     tell_refused(said, alias=alias, registry=registry, webhook_url_env=hook, environment=os.environ)
     raise refusal(said)

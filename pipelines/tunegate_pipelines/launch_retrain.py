@@ -22,6 +22,8 @@ from tunegate_pipelines.pinned_inputs import refuse_unpinned
 _TITLES = {
     "changed": "Something changed: a version is made",
     "unchanged": "Nothing changed: nothing is done",
+    "rolled back": "A version made of this was rolled back: nothing is done",
+    "refused": "This was refused before: nothing is done",
     "held": "Another retraining goes on: nothing is done",
 }
 

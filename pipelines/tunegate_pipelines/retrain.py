@@ -32,9 +32,9 @@ def retrain(
 ) -> None:
     """Fine-tunes, judges and promotes as finetune does, when anything changed since the alias's version was made.
 
-    A run that finds nothing changed, or another retraining of the same alias, ends green at the task 'skipped', and the
-    page of begin-retrain says why. A run that dies blocks the alias until its lease runs out; it promotes nothing when
-    it wakes later.
+    A run that finds nothing changed, or that a version made of the same was rolled back or refused, or another
+    retraining of the same alias, ends green at the task 'skipped', and the page of begin-retrain says why. A run that
+    dies blocks the alias until its lease runs out; it promotes nothing when it wakes later.
 
     Args:
         base_model: A model folder, or 'org/name@commit' of a hub, the commit in full.

@@ -118,5 +118,5 @@ def tune_and_judge(
             )
             request(promoting, "promote")
     with dsl.Else(name="not passed"):
-        refusing = refused(settings=of["approve"], alias=alias, registry=registry, verdict=verdict)
+        refusing = refused(settings=of["approve"], alias=alias, registry=registry, claim=claim, verdict=verdict)
         request(refusing, "refused")

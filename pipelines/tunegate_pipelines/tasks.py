@@ -98,18 +98,25 @@ def check(
 
 
 @dsl.component(base_image=images.IMAGES["refused"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]
-def refused(settings: dict, alias: str, registry: str, verdict: Input[Artifact]) -> None:  # type: ignore[type-arg]
+def refused(
+    settings: dict,  # type: ignore[type-arg]
+    alias: str,
+    registry: str,
+    claim: dict,  # type: ignore[type-arg]
+    verdict: Input[Artifact],
+) -> None:
     """Fails, with the verdict's reasons, so that a refused run is red in KFP and nobody takes it for a promoted one.
 
     Args:
         settings: the section 'approve' of the recipe: the webhook that is told.
         alias: the alias that stays where it is.
         registry: a folder or URI.
+        claim: that of a retraining, which is not made again while nothing changes; empty for any other run.
         verdict: what gate wrote.
     """
     from tunegate_pipelines.launch import launch_refused
 
-    launch_refused(settings, verdict, alias=alias, registry=registry)
+    launch_refused(settings, verdict, alias=alias, registry=registry, claim=claim)
 
 
 @dsl.component(base_image=images.IMAGES["summarize"], install_kfp_package=False)  # type: ignore[untyped-decorator,unused-ignore]

@@ -23,6 +23,7 @@ from tunegate.contracts.errors import (
     ConflictError,
     GateRefused,
     InputError,
+    OutputExistsError,
     SettingsError,
 )
 from tunegate.contracts.files import canonical_json
@@ -291,6 +292,29 @@ def test_what_an_overtaken_retraining_asked_for_can_be_neither_approved_nor_prom
         with pytest.raises(ApprovalRefused, match="run-2 took it"):
             step()
     assert read_alias(finished.storage, "champion").record is None
+
+
+def test_claim_on_another_alias_asks_for_nothing_and_another_claim_is_another_request(finished: Any) -> None:
+    foreign = begin(finished.storage, "challenger", made_from="1" * 64, holder="run-1", seconds=60).claim
+    with pytest.raises(InputError, match="not on the alias champion"):
+        finished.ask(claim=foreign)
+    assert list_requests(finished.storage) == []
+    finished.ask(claim=retraining(finished, "run-1"))
+    end(finished.storage, "champion", holder="run-1")
+    with pytest.raises(OutputExistsError):  # what the claim before asked for is not taken for this one's
+        finished.ask(claim=retraining(finished, "run-2"))
+
+
+@pytest.mark.parametrize(("choice", "then"), [("reject", "refused"), ("approve", "changed")])
+def test_what_a_person_refused_is_not_made_again(finished: Any, choice: str, then: str) -> None:
+    digest = finished.ask(claim=retraining(finished, "run-1"))
+    answer(finished, digest, choice)
+    waiting.run(digest, registry=finished.registry, poll_seconds=1, environment={}, output=finished.folder / "answer")
+    end(finished.storage, "champion", holder="run-1")
+    begun = begin(finished.storage, "champion", made_from="1" * 64, holder="run-2", seconds=60)
+    assert begun.decision == then
+    if choice == "reject":
+        assert "bob" in begun.reason and "looks right" in begun.reason
 
 
 def test_approval_that_is_overtaken_between_the_last_look_and_the_move_moves_nothing(

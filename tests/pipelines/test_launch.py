@@ -13,6 +13,7 @@ from tunegate.contracts.approval_minimum import Minimum
 from tunegate.contracts.errors import ERROR_LINE, GateRefused, error_from_line
 from tunegate.contracts.verdict import Check, Verdict
 from tunegate.preflight.lint import Context, lint
+from tunegate.registry.claims import begin, end
 from tunegate.registry.minimum import write_minimum
 from tunegate.storage.open import open_storage
 from tunegate_pipelines.form import FORM, SECTIONS
@@ -59,12 +60,29 @@ def test_refused_task_fails_with_exit_code_3_and_one_line_for_the_runner(
 ) -> None:
     VERDICT.write(tmp_path)
     with pytest.raises(SystemExit) as caught:
-        launch_refused({"webhook_url_env": "HOOK"}, FakeArtifact(str(tmp_path)), alias="tools", registry="/data/r")
+        launch_refused(
+            {"webhook_url_env": "HOOK"}, FakeArtifact(str(tmp_path)), alias="tools", registry="/data/r", claim={}
+        )
     assert caught.value.code == 3
     said = capsys.readouterr()
     line = next(line for line in said.err.splitlines() if line.startswith(ERROR_LINE))
     assert isinstance(error_from_line(line), GateRefused)
     assert "HOOK holds no http(s) address" in said.out  # it would have been told, and its silence changes nothing
+
+
+def test_retraining_that_the_gate_refused_is_not_made_again(tmp_path: Path) -> None:
+    for name in ("verdict", "registry"):
+        (tmp_path / name).mkdir()
+    VERDICT.write(tmp_path / "verdict")
+    storage = open_storage(str(tmp_path / "registry"))
+    claim = begin(storage, "tools", made_from="1" * 64, holder="run-1", seconds=60).claim
+    assert claim is not None
+    given = {"alias": "tools", "registry": storage.uri, "claim": claim.to_json()}
+    with pytest.raises(SystemExit):
+        launch_refused({}, FakeArtifact(str(tmp_path / "verdict")), **given)
+    end(storage, "tools", holder="run-1")
+    again = begin(storage, "tools", made_from="1" * 64, holder="run-2", seconds=60)
+    assert again.decision == "refused" and "1 of 3 checks fails." in again.reason
 
 
 def test_check_gives_every_step_its_settings_without_nulls(page: FakeArtifact) -> None:

@@ -153,6 +153,14 @@ def test_retraining_that_was_overtaken_promotes_nothing_and_the_newest_does(judg
     assert len(history(storage, "champion")) == 1
 
 
+def test_claim_on_another_alias_promotes_nothing(judged: Judged) -> None:
+    storage = open_storage(str(judged.registry))
+    claim = begin(storage, "challenger", made_from="1" * 64, holder="run-1", seconds=60).claim
+    with pytest.raises(InputError, match="not on the alias champion"):
+        judged.promote(claim=claim)
+    assert read_alias(storage, "champion").record is None
+
+
 def test_the_same_promotion_again_changes_nothing(judged: Judged, tmp_path: Path) -> None:
     first = judged.promote()
     before = {path: path.stat().st_mtime_ns for path in judged.registry.rglob("*")}

@@ -12,10 +12,11 @@ from tunegate.contracts.claim import Claim, parse_claim
 from tunegate.contracts.errors import ConflictError, InputError
 from tunegate.registry import aliases
 from tunegate.registry.aliases import Alias, Move, current, history, outdate, promote, read_alias, rollback
-from tunegate.registry.claims import begin, end, made_now, promoting
+from tunegate.registry.claims import begin, end, promoting
+from tunegate.registry.refusals import note_refusal, read_refusal
 from tunegate.registry.versions import Part, publish
 from tunegate.storage.interface import Storage
-from tunegate.storage.lease import read_lease
+from tunegate.storage.lease import act, read_lease
 
 NOW = datetime.datetime.now(datetime.UTC)
 HOUR = datetime.timedelta(hours=1)
@@ -52,15 +53,53 @@ def test_first_retraining_has_something_to_do_and_the_next_has_not(retrain: Any)
     assert retrain.begin("run-3", "3" * 64).decision == "changed"
 
 
-def test_rollback_makes_an_earlier_answer_the_present_one(retrain: Any) -> None:
-    for number, made_from in enumerate((OLD, NEW)):
+def made(retrain: Any, *inputs: str) -> None:
+    for number, made_from in enumerate(inputs):
         claim = retrain.begin(f"run-{number}", made_from).claim
         retrain.promote(claim, f"version {number}")
         end(retrain.storage, "champion", holder=f"run-{number}")
+
+
+def test_what_a_person_rolled_back_is_not_made_and_promoted_again(retrain: Any) -> None:
+    made(retrain, OLD, NEW)
     rollback(retrain.storage, read_alias(retrain.storage, "champion"))
-    assert made_now(retrain.storage, "champion") == OLD
     assert retrain.begin("run-2", OLD).decision == "unchanged"
-    assert retrain.begin("run-3", NEW).decision == "changed"
+    again = retrain.begin("run-3", NEW)
+    assert (again.decision, again.claim) == ("rolled back", None)
+    assert "finetune" in again.reason  # how it is made anyway
+    assert retrain.begin("run-4", "3" * 64).decision == "changed"
+
+
+def test_everything_that_two_rollbacks_took_away_stays_away(retrain: Any) -> None:
+    made(retrain, OLD, NEW, "3" * 64)
+    for _ in range(2):
+        rollback(retrain.storage, read_alias(retrain.storage, "champion"))
+    told = [retrain.begin("next", made_from).decision for made_from in (OLD, NEW, "3" * 64, "4" * 64)]
+    assert told == ["unchanged", "rolled back", "rolled back", "changed"]
+
+
+def test_what_was_refused_is_not_made_again_until_something_changes(retrain: Any, promoted: Callable[..., str]) -> None:
+    claim = retrain.begin("run-1").claim
+    end(retrain.storage, "champion", holder="run-1")
+    assert retrain.begin("run-2").decision == "changed"  # it broke, and nobody said no
+    end(retrain.storage, "champion", holder="run-2")
+    note_refusal(retrain.storage, claim, by="ann", reason="worse on long rows")
+    again = retrain.begin("run-3")
+    assert (again.decision, again.claim) == ("refused", None)
+    assert "ann" in again.reason and "worse on long rows" in again.reason
+    assert retrain.begin("run-4", "3" * 64).decision == "changed"
+    end(retrain.storage, "champion", holder="run-4")
+    promoted(retrain.storage, "by hand")  # another champion: it is compared with that now
+    assert retrain.begin("run-5").decision == "changed"
+
+
+def test_late_no_does_not_replace_that_of_a_newer_one(retrain: Any) -> None:
+    late = retrain.begin("late").claim
+    end(retrain.storage, "champion", holder="late")
+    newest = retrain.begin("newest", "3" * 64).claim
+    note_refusal(retrain.storage, newest, by="the gate", reason="newest")
+    note_refusal(retrain.storage, late, by="the gate", reason="late")
+    assert read_refusal(retrain.storage, "champion").made_from == "3" * 64  # type: ignore[union-attr]
 
 
 def test_version_that_no_retraining_made_is_made_anew(retrain: Any, promoted: Callable[..., str]) -> None:
@@ -128,6 +167,32 @@ def test_one_that_is_paused_inside_its_promotion_moves_nothing_after_somebody_to
     assert current(retrain.storage, "champion") == before
     newest = retrain.begin("newest", "3" * 64, NOW + 9 * HOUR).claim
     assert retrain.promote(newest, "newest").moved
+
+
+def test_precaution_that_one_holder_failed_to_take_is_taken_by_the_next(
+    retrain: Any, parts: Callable[[str], dict[str, Part]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second takes over, breaks before it moves the generation, and its run's end gives the lease back."""
+    storage = retrain.storage
+    late = retrain.begin("late").claim
+    read, version = read_alias(storage, "champion"), publish(storage, parts("late"))
+    act(storage, "champion", late.token, seconds=1, now=NOW)
+
+    def breaks(*_: Any) -> None:
+        raise ConnectionError("the bucket does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tunegate.registry.claims.outdate", breaks)
+        with pytest.raises(ConnectionError):
+            retrain.begin("second", at=NOW + 2 * HOUR)
+    assert end(storage, "champion", holder="second")
+    third = retrain.begin("third", "3" * 64, NOW + 3 * HOUR)
+    assert third.decision == "changed"
+    with pytest.raises(ConflictError):  # it acted before it was paused: nothing but the generation holds it back
+        promote(storage, read, version, verdict="v", attempt="late")
+    assert current(storage, "champion") is None
+    end(storage, "champion", holder="third")
+    assert not read_lease(storage, "champion").unsettled  # type: ignore[union-attr]
 
 
 def test_taking_over_leaves_the_alias_where_it_points(retrain: Any, promoted: Callable[..., str]) -> None:

@@ -13,7 +13,7 @@ from tunegate.approve.webhook import tell
 from tunegate.contracts.approval import DECISIONS, Identity, Request, Rules, utc_now
 from tunegate.contracts.approval_rules import refuse_unknown_requester, refuse_unusable
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.claim import Claim
+from tunegate.contracts.claim import Claim, refuse_foreign_claim
 from tunegate.contracts.files import pretty_json
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
@@ -79,12 +79,13 @@ def run(
 
     Raises:
         InputError: when the registry or the settings cannot be used, or are looser than the registry allows, or nobody
-            knows who asks.
+            knows who asks, or the claim is on another alias.
         GateRefused: when the verdict is not PASS.
         ArtifactError: when an artifact does not verify, or is not what the verdict is about.
         ConflictError: when the alias was moved since the models were compared with what it pointed at.
     """
     check_alias_name(asking.alias)
+    refuse_foreign_claim(asking.claim, asking.alias)
     refuse_unusable_signing(asking.signing, signs=True)
     rules = _rules(asking)
     refuse_unusable(rules, where="recipe.approve")
@@ -109,6 +110,8 @@ def run(
         "registry": storage.uri,
         "signing": asking.signing.method,
     }
+    if asking.claim is not None:
+        document["claim"] = asking.claim.to_json()
     refuse_foreign_output(output, kind=KIND, parents=judged.digests, settings=document)
     return produce(
         output,

@@ -19,11 +19,13 @@ from tunegate.contracts.approval import (
 )
 from tunegate.contracts.approval_rules import denial
 from tunegate.contracts.artifact import produce
+from tunegate.contracts.claim import parse_claim
 from tunegate.contracts.errors import ApprovalRefused, ConflictError
 from tunegate.contracts.files import pretty_json, read_json_object
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
 from tunegate.registry.approvals import find_request, read_decision, write_decision
+from tunegate.registry.refusals import note_refusal
 from tunegate.storage.interface import Storage
 from tunegate.storage.open import open_storage
 
@@ -36,6 +38,8 @@ def run(
     request: str, *, registry: str, poll_seconds: float, environment: Mapping[str, str], output: Path
 ) -> tuple[Manifest, Decision]:
     """Waits until somebody answered, or until it is too late: then the request is rejected for good.
+
+    A person's no to a retraining is kept: nothing is made of the same again.
 
     Args:
         request: the request's digest, or its first letters.
@@ -55,6 +59,8 @@ def run(
         say("approve", f"{asked.alias} would move to {asked.version[:12]}; waiting until {asked.expires}")
         decision = wait(storage, asked, poll_seconds=poll_seconds, environment=environment)
     say("approve", f"{decision.decision} by {decision.approver.name}: {decision.reason}")
+    if decision.decision == "reject" and (claim := parse_claim(asked.claim)):  # nobody's answer is no refusal
+        note_refusal(storage, claim, by=decision.approver.name, reason=decision.reason)
     manifest = produce(
         output,
         kind=KIND,

@@ -52,3 +52,18 @@ def parse_claim(document: Mapping[str, Any]) -> Claim | None:
             remedy="start the retraining anew",
         ) from error
     return Claim(claim.lease, token, claim.made_from)
+
+
+def refuse_foreign_claim(claim: Claim | None, alias: str) -> None:
+    """Refuses to move an alias under the claim on another one: nobody who claimed that alias would be asked.
+
+    Raises:
+        InputError: naming both.
+    """
+    if claim is not None and claim.lease != alias:
+        raise InputError(
+            f"The claim of a retraining is not on the alias {alias}.",
+            seen=f"a claim on {claim.lease}",
+            expected=f"a claim on {alias}, as the step begin-retrain of the same run gives it",
+            remedy="start the retraining anew, with one alias",
+        )

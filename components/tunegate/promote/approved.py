@@ -9,7 +9,7 @@ from pathlib import Path
 from tunegate.contracts.approval import Decision, Request
 from tunegate.contracts.approval_rules import refuse_invalid
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.claim import parse_claim
+from tunegate.contracts.claim import parse_claim, refuse_foreign_claim
 from tunegate.contracts.errors import ApprovalRefused
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
@@ -91,6 +91,7 @@ def _promote(folder: Path, storage: Storage, request: Request, decision: Decisio
         refuse_unjudged(verdict, request.parts)
     alias = Alias(request.alias, read_alias(storage, request.alias).record, request.generation)
     claim = parse_claim(request.claim)
+    refuse_foreign_claim(claim, request.alias)
     move = promote(
         storage,
         alias,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tunegate.contracts.artifact import produce, refuse_foreign_output
-from tunegate.contracts.claim import Claim
+from tunegate.contracts.claim import Claim, refuse_foreign_claim
 from tunegate.contracts.manifest import Manifest
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import settings_document
@@ -61,13 +61,15 @@ def run(
         claim: that of a retraining: the alias is moved only while nobody has a newer one.
 
     Raises:
-        InputError: when the registry's folder or bucket does not exist, or asks for an approval or a signature.
+        InputError: when the registry's folder or bucket does not exist, or asks for an approval or a signature, or the
+            claim is on another alias.
         GateRefused: when the verdict is not PASS. The registry is as it was.
         ArtifactError: when an input does not verify, or is not what the verdict is about.
         ConflictError: when the alias was moved by somebody else meanwhile, or since this verdict was used, or a newer
             retraining has claimed it.
     """
     check_alias_name(settings.alias)
+    refuse_foreign_claim(claim, settings.alias)
     refuse_unusable_signing(signing, signs=True)
     storage = open_storage(registry)
     storage.refuse_absent()  # a pod would make a folder on its own disk, and lose it with that

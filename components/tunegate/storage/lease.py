@@ -7,7 +7,7 @@ a holder is the newest is decided by the storage's compare-and-swap alone.
 
 ::
 
-    leases/<name>.json      token, holder, until when, whether it was given back
+    leases/<name>.json      token, holder, until when, whether it was given back, what its holder owes
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Lease:
         expires: UTC time from which another may take over.
         released: whether it was given back.
         acting: whether the holder began to change what the lease protects, and did not say that it ended.
-        took_over: whether the holder before may still be there, and late: it gave nothing back, or was acting.
+        took_over: whether the holder before may still be there, and late: it gave nothing back, was acting, or had not
+            settled what it owed itself.
+        unsettled: whether nobody has taken precautions yet against a holder before that may be late: see
+            :func:`settle`. It is handed on from holder to holder until somebody does.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Lease:
     released: bool = False
     acting: bool = False
     took_over: bool = False
+    unsettled: bool = False
     schema_version: int = SCHEMA_VERSION
 
     def held(self, now: datetime.datetime) -> bool:
@@ -77,8 +81,8 @@ def acquire(storage: Storage, name: str, holder: str, *, seconds: float, now: da
         lease = dataclasses.replace(before, expires=_later(now, seconds))
     else:
         token = before.token + 1 if before else 1
-        late = before is not None and (before.acting or not before.released)
-        lease = Lease(name, token, holder, _later(now, seconds), took_over=late)
+        late = before is not None and (before.acting or not before.released or before.unsettled)
+        lease = Lease(name, token, holder, _later(now, seconds), took_over=late, unsettled=late)
     try:
         _write(storage, lease, generation)
     except ConflictError:
@@ -87,6 +91,28 @@ def acquire(storage: Storage, name: str, holder: str, *, seconds: float, now: da
             return found
         raise
     return lease
+
+
+def settle(storage: Storage, name: str, token: int) -> None:
+    """After precautions against a late holder: from here on nobody owes them.
+
+    Raises:
+        ConflictError: when somebody has a newer token, who owes them as well.
+    """
+    found, generation = _read(storage, name)
+    if found is None or found.token != token:
+        raise overtaken(name, token, found)
+    if not found.unsettled:
+        return
+    lease = dataclasses.replace(found, unsettled=False)
+    try:
+        _write(storage, lease, generation)
+    except ConflictError as error:
+        newest, _ = _read(storage, name)
+        if newest is None or newest.token != token:
+            raise overtaken(name, token, newest) from error
+        if newest.unsettled:
+            raise
 
 
 def act(storage: Storage, name: str, token: int, *, seconds: float, now: datetime.datetime | None = None) -> Lease:
@@ -129,7 +155,7 @@ def acted(storage: Storage, name: str, token: int, *, released: bool) -> None:
 
 
 def release(storage: Storage, name: str, *, holder: str) -> bool:
-    """Gives a lease back; one that somebody else holds by now is left alone, and that it was acting is kept.
+    """Gives a lease back; one that somebody else holds by now is left alone. That it was acting, or owes, is kept.
 
     Returns:
         Whether this holder had it.
