@@ -146,7 +146,8 @@ class Served:
         found = []
         for process in psutil.process_iter(["cmdline"]):
             words = process.info["cmdline"] or []
-            if "vllm.entrypoints.openai.api_server" in words and any(str(self.folder) in word for word in words):
+            itself = words[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]  # and not its guard
+            if itself and any(str(self.folder) in word for word in words):
                 found.append(process)
         return found
 
