@@ -33,7 +33,7 @@ from tunegate.serving.probes import Probe, Probes, ProbeToken, write_probes
 
 STAND_IN = Path(__file__).parents[1] / "serving" / "stand_in.py"
 PATIENCE_SECONDS = 60.0
-KINDS = ["Deployment", "Service", "NetworkPolicy", "InferencePool", "InferenceModelRewrite"]
+KINDS = ["Deployment", "Service", "NetworkPolicy", "NetworkPolicy", "InferencePool", "InferenceModelRewrite"]
 
 
 class Built:
@@ -78,8 +78,18 @@ class Built:
         told = ["fleet", "manifest", str(self.fleet), "--fleet-uri", str(self.fleet), "--base-uri", str(self.base)]
         return CliRunner().invoke(app, [*told, *options])
 
+    def recipe(self, *options: str) -> str:
+        written = self.place / "recipe.yaml"
+        written.write_text(json.dumps({"serving": {"options": options}}))
+        return str(written)
+
+    @property
+    def scratch(self) -> list[str]:
+        (self.place / "scratch").mkdir(exist_ok=True)
+        return ["--scratch", str(self.place / "scratch")]
+
     def run(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        told = [command, "--folder", str(self.place / "pod"), *arguments]
+        told = [command, "--folder", str(self.place / "pod"), *([] if command == "fetch" else self.scratch), *arguments]
         return subprocess.run(
             [sys.executable, "-m", "tunegate.fleet.entrypoint", *told],
             capture_output=True, text=True, timeout=PATIENCE_SECONDS, env=self.environment,
@@ -104,13 +114,20 @@ class Built:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [sys.executable, "-m", "tunegate.fleet.entrypoint", "serve", "--folder", str(self.place / "pod")]
-        command += ["--fleet", self.digest, "--host", "127.0.0.1", "--port", str(port)]
+        command += ["--fleet", self.digest, "--host", "127.0.0.1", "--port", str(port), *self.scratch]
         running = subprocess.Popen(command, env=self.environment)
         try:
             yield f"http://127.0.0.1:{port}"
         finally:
             running.send_signal(signal.SIGTERM)
             running.wait(PATIENCE_SECONDS)
+
+    def checked(self, url: str) -> subprocess.CompletedProcess[str]:
+        """What the start-up probe says once the server answers."""
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while (asked := self.run("check", "--url", url)).returncode == 1:
+            assert time.monotonic() < ends, asked.stderr
+        return asked
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +148,8 @@ def test_documents_are_what_kubernetes_and_the_projects_schemas_take(built: Buil
     assert [document["kind"] for document in documents] == KINDS
     schemas = json.loads(gzip.decompress((Path(__file__).with_name("schemas.json.gz")).read_bytes()))
     for document in documents:
-        assert (document["metadata"]["name"], document["metadata"]["namespace"]) == (
-            f"fleet-{built.digest[:10]}",
-            "prod",
-        )
+        name = document["metadata"]["name"].removesuffix("-picker")
+        assert (name, document["metadata"]["namespace"]) == (f"fleet-{built.digest[:10]}", "prod")
         if document["kind"] in schemas:
             told = schemas[document["kind"]]
             assert document["apiVersion"].endswith(f"/{told['version']}")
@@ -160,6 +175,32 @@ def test_every_pod_is_closed_fetches_first_and_is_not_ready_before_its_probes_ar
     assert server["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
+def test_fleets_of_one_digest_and_other_names_never_select_each_others_servers(built: Built) -> None:
+    one, other = (json.loads(built.rendered("--json", "--name", name).stdout) for name in ("one", "other"))
+    labels = one[0]["spec"]["template"]["metadata"]["labels"]
+    for document in other[:3]:
+        selector = document["spec"].get("selector") or document["spec"]["podSelector"]
+        assert not selector.get("matchLabels", selector).items() <= labels.items()
+    assert one[1]["spec"]["selector"].items() <= labels.items()
+
+
+def test_the_gateway_reaches_the_picker_and_the_picker_the_servers(built: Built) -> None:
+    documents = json.loads(built.rendered("--json", "--picker", "epp").stdout)
+    servers, picker = (document["spec"] for document in documents if document["kind"] == "NetworkPolicy")
+    gateway = {"namespaceSelector": {"matchLabels": {"tunegate.dev/gateway": "true"}}}
+    assert servers["ingress"][0]["from"] == [gateway, {"podSelector": picker["podSelector"]}]
+    assert picker["ingress"] == [{"from": [gateway], "ports": [{"protocol": "TCP", "port": 9002}]}]
+
+
+def test_server_over_many_accelerators_has_them_and_shared_memory(built: Built) -> None:
+    recipe = built.recipe("--tensor-parallel-size", "2", "--seed", "3")
+    shown = built.rendered("--json", "--accelerators", "2", "--recipe", recipe)
+    assert shown.exit_code == 0, shown.stderr
+    pod = json.loads(shown.stdout)[0]["spec"]["template"]["spec"]
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    assert {"name": "shared-memory", "mountPath": "/dev/shm"} in pod["containers"][0]["volumeMounts"]
+
+
 def test_another_set_of_adapters_is_another_deployment(built: Built, tmp_path: Path) -> None:
     other = Built(tmp_path / "other", token=2)
     names = {json.loads(fleet.rendered("--json").stdout)[0]["metadata"]["name"] for fleet in (built, other)}
@@ -169,10 +210,23 @@ def test_another_set_of_adapters_is_another_deployment(built: Built, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "said"),
     [(["--name", "Fleet"], "cannot have this name"), (["--replicas", "0"], "out of range"),
+     (["--name", "fl\u00e9"], "cannot have this name"), (["--accelerators", "2"], "another number of accelerators"),
      (["--accelerators", "0"], "compute in another dtype")],
 )  # fmt: skip
 def test_what_could_not_be_served_is_refused(built: Built, options: list[str], said: str) -> None:
     refused = built.rendered(*options)
+    assert (refused.exit_code, said in refused.stderr) == (2, True), refused.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [(["--tensor-parallel-size=2", "--pipeline-parallel-size", "2"], "give --accelerators 4"),
+     (["--tensor-parallel-size=x"], "serving.options cannot be read")],
+)  # fmt: skip
+def test_server_that_would_get_other_accelerators_than_it_uses_is_refused(
+    built: Built, options: list[str], said: str
+) -> None:
+    refused = built.rendered("--recipe", built.recipe(*options))
     assert (refused.exit_code, said in refused.stderr) == (2, True), refused.output
 
 
@@ -181,9 +235,7 @@ def test_containers_serve_every_adapter_under_the_digest_of_its_bytes(built: Bui
     again = built.fetch()
     assert again.returncode == 0, "an init container may run twice"
     with built.serving() as url:
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while (asked := built.run("check", "--url", url)).returncode:
-            assert time.monotonic() < ends, asked.stderr
+        assert built.checked(url).returncode == 0
         served = [model.name for model in Client(url).models()]
     assert served == [input_digest(built.base), *built.served.values()]
 
@@ -193,11 +245,29 @@ def test_start_up_probe_fails_while_nothing_answers_and_while_an_adapter_answers
     assert built.fetch().returncode == 0
     assert built.run("check", "--url", "http://127.0.0.1:9").returncode == 1
     with built.serving() as url:
-        ends = time.monotonic() + PATIENCE_SECONDS
-        while (asked := built.run("check", "--url", url)).returncode == 1:
-            assert time.monotonic() < ends
+        asked = built.checked(url)
     assert asked.returncode == 3
     assert "legal: min agreement" in asked.stderr
+
+
+def test_adapter_that_answered_otherwise_once_gets_no_other_try(tmp_path: Path) -> None:
+    built = Built(tmp_path, token=7)
+    assert built.fetch().returncode == 0
+    with built.serving() as url:
+        assert built.checked(url).returncode == 3
+        ends = time.monotonic() + PATIENCE_SECONDS
+        while Client(url).healthy():
+            assert time.monotonic() < ends, "the server goes on"
+            time.sleep(0.05)
+    again = built.run("check", "--url", url)
+    assert (again.returncode, "answered otherwise here" in again.stderr) == (3, True)
+    started = built.run("serve", "--fleet", built.digest)
+    assert (started.returncode, "legal: min agreement" in started.stderr) == (3, True)
+
+
+def test_flags_that_are_no_json_are_told(built: Built) -> None:
+    refused = built.run("serve", "--fleet", built.digest, "--flags", "{")
+    assert (refused.returncode, "flags of production cannot be read" in refused.stderr) == (2, True)
 
 
 CHANGES: dict[str, Callable[[Built], None]] = {

@@ -5,20 +5,26 @@
     fetch   an init container: copies the fleet and its base from where they lie, and hashes every byte
     serve   hashes what it is given, and becomes vLLM with every adapter under the digest of its bytes
     check   a start-up probe: each adapter must answer as its PEFT model did; until then the pod is not ready
+
+Kubernetes asks a start-up probe many times, since a server takes long to load. An answer that is wrong once is wrong:
+it is noted in the scratch folder, which outlives a container, the server ends, and none starts there again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tunegate.contracts.errors import ArtifactError, InputError, TunegateError
+from tunegate.contracts.errors import ArtifactError, GateRefused, InputError, SettingsError, TunegateError
 from tunegate.contracts.manifest import input_digest, verify
 from tunegate.contracts.progress import say
 from tunegate.contracts.settings import parse_settings
@@ -36,6 +42,9 @@ TASK = "fleet"
 
 #: Below the folder that the containers share.
 FLEET, BASE = "fleet", "base"
+
+#: In the scratch folder: what was wrong, and who serves.
+_WRONG, _SERVER = "tunegate-fleet-wrong", "tunegate-fleet-server"
 
 
 def fetch(into: Path, *, fleet_uri: str, base_uri: str, fleet: str) -> BuiltFleet:
@@ -85,18 +94,21 @@ def verified(folder: Path, fleet: str) -> BuiltFleet:
     return built
 
 
-def serve(folder: Path, *, fleet: str, flags: ServingFlags, host: str, port: int) -> None:
+def serve(folder: Path, *, fleet: str, flags: ServingFlags, host: str, port: int, scratch: Path) -> None:
     """Becomes vLLM.
 
     Raises:
+        GateRefused: when an adapter answered otherwise here before.
         ArtifactError: as :func:`verified`.
         SettingsError: when there is no vLLM, or the flags cannot be used.
     """
+    refuse_wrong_before(scratch)
     built, where = verified(folder, fleet), find_environment()
     engine = fleet_engine(folder / FLEET, built, folder / BASE, flags, where)
     engine = dataclasses.replace(engine, host=host, port=port)
     command = command_line(engine, where, served_name=built.base, port=port)
     say(TASK, f"starting vLLM {where.vllm_version} with {len(built.adapters)} adapters")
+    (scratch / _SERVER).write_text(str(os.getpid()), "utf-8")
     os.execve(command[0], command, process_environment(engine, os.environ))
 
 
@@ -121,6 +133,27 @@ def check(folder: Path, *, url: str) -> list[str]:
     return wrong
 
 
+def refuse_wrong_before(scratch: Path) -> None:
+    """Raises GateRefused when an adapter answered otherwise in this pod: no number of tries makes it right."""
+    try:
+        wrong = (scratch / _WRONG).read_text("utf-8")
+    except FileNotFoundError:
+        return
+    raise GateRefused(
+        "An adapter answered otherwise here: nothing is served from this pod.",
+        seen=wrong,
+        expected="each adapter answers as its PEFT model did",
+        remedy="compare accelerator and vLLM with those of the build; then remove the pod, or render another fleet",
+    )
+
+
+def end_wrong(scratch: Path, wrong: Sequence[str]) -> None:
+    """Notes what is wrong, and ends the server that :func:`serve` became."""
+    (scratch / _WRONG).write_text("; ".join(wrong), "utf-8")
+    with contextlib.suppress(OSError, ValueError):  # it may have ended by itself
+        os.kill(int((scratch / _SERVER).read_text("utf-8")), signal.SIGTERM)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Does what a container is for; returns its exit code, unless it becomes vLLM."""
     given = _parser().parse_args(arguments)
@@ -128,15 +161,30 @@ def main(arguments: Sequence[str]) -> int:
         if given.command == "fetch":
             fetch(given.folder, fleet_uri=given.fleet_uri, base_uri=given.base_uri, fleet=given.fleet)
         elif given.command == "serve":
-            flags = parse_settings(ServingFlags, json.loads(given.flags), where="--flags")
-            serve(given.folder, fleet=given.fleet, flags=flags, host=given.host, port=given.port)
-        elif wrong := check(given.folder, url=given.url):
-            print("\n".join(wrong), file=sys.stderr)
-            return 3
+            flags = parse_settings(ServingFlags, _flags(given.flags), where="--flags")
+            serve(given.folder, fleet=given.fleet, flags=flags, host=given.host, port=given.port, scratch=given.scratch)
+        else:
+            refuse_wrong_before(given.scratch)
+            if wrong := check(given.folder, url=given.url):
+                end_wrong(given.scratch, wrong)
+                print("\n".join(wrong), file=sys.stderr)
+                return 3
     except TunegateError as error:
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
     return 0
+
+
+def _flags(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise SettingsError(
+            "The flags of production cannot be read.",
+            seen=f"{text!r}: {error}",
+            expected="a JSON object, as the manifest gives it",
+            remedy="render the manifest again",
+        ) from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,6 +193,8 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("fetch", "serve", "check"):
         command = commands.add_parser(name)
         command.add_argument("--folder", type=Path, required=True, help="the folder that the containers share")
+        if name != "fetch":
+            command.add_argument("--scratch", type=Path, default=Path("/tmp"), help="what outlives a container")
         if name != "check":
             command.add_argument("--fleet", required=True, help="the fleet's content digest")
     commands.choices["fetch"].add_argument("--fleet-uri", required=True, help="where the fleet lies")

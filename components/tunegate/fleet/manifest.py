@@ -7,8 +7,11 @@ probes. With an endpoint picker (llm-d), requests name adapters by alias: the al
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,7 @@ from tunegate.serving.flags import ServingFlags, served_dtype
 
 PORT = 8080
 
-_MODELS, _SCRATCH = "/models", "/tmp"
+_MODELS, _SCRATCH, _SHARED_MEMORY = "/models", "/tmp", "/dev/shm"
 _MODULE = ["python", "-m", "tunegate.fleet.entrypoint"]
 
 #: How long fetching, hashing, loading and answering the probes may take, as tries of the start-up probe.
@@ -31,6 +34,12 @@ _TRIES, _TRY_SECONDS = 180, 10
 
 #: The longest name of an object whose pods Kubernetes can still name.
 _NAME_LIMIT = 40
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+#: Who may ask for metrics, and is asked by the gateway: the picker's pods carry this label.
+_PICKER, _PICKER_PORT = {"tunegate.dev/picker": "true"}, 9002
+
+_GATEWAY = {"namespaceSelector": {"matchLabels": {"tunegate.dev/gateway": "true"}}}
 
 
 @dataclass(frozen=True)
@@ -65,21 +74,24 @@ def fleet_documents(folder: Path, settings: ClusterFleet, flags: ServingFlags) -
     digest = manifest.content_digest
     _refuse_other_dtype(str(manifest.settings.get("dtype", "")), settings, flags)
     name = f"{settings.name}-{digest[:10]}"
-    if len(name) > _NAME_LIMIT or not name.replace("-", "").isalnum() or name != name.lower() or not name[0].isalpha():
+    _refuse_other_parallelism(settings, flags)
+    if len(name) > _NAME_LIMIT or not _NAME.fullmatch(name):
         raise SettingsError(
             "The fleet cannot have this name on a cluster.",
             seen=settings.name,
-            expected=f"1 to {_NAME_LIMIT - 11} lower-case letters, digits or '-', a letter first",
+            expected=f"1 to {_NAME_LIMIT - 11} letters a to z, digits or '-', a letter first",
             remedy="give another --name",
         )
-    labels = {"app.kubernetes.io/managed-by": "tunegate", "tunegate.dev/fleet": digest[:12]}
+    labels = {"app.kubernetes.io/managed-by": "tunegate", "app.kubernetes.io/instance": name}
+    labels |= {"tunegate.dev/fleet": digest[:12]}
     documents = [
         _deployment(name, labels, digest, settings, flags),
         _document("v1", "Service", name, labels, {"selector": labels, "ports": [{"name": "http", "port": PORT}]}),
-        _document("networking.k8s.io/v1", "NetworkPolicy", name, labels, _policy(labels)),
+        _document("networking.k8s.io/v1", "NetworkPolicy", name, labels, _policy(labels, settings)),
     ]
     if settings.picker:
         documents += [
+            _document("networking.k8s.io/v1", "NetworkPolicy", f"{name}-picker", labels, _picker_policy()),
             _document("inference.networking.k8s.io/v1", "InferencePool", name, labels, _pool(labels, settings)),
             _document("llm-d.ai/v1alpha2", "InferenceModelRewrite", name, labels, _rewrite(name, built)),
         ]
@@ -100,10 +112,35 @@ def _refuse_other_dtype(built: str, settings: ClusterFleet, flags: ServingFlags)
         )
 
 
+def _refuse_other_parallelism(settings: ClusterFleet, flags: ServingFlags) -> None:
+    """A server that asks for other accelerators than its vLLM spreads over never starts, or leaves some idle."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for name in ("tensor", "pipeline", "data"):
+        parser.add_argument(f"--{name}-parallel-size", dest=name, type=int, default=1)
+    try:
+        found, _ = parser.parse_known_args([word for option in flags.options for word in option.split()])
+    except argparse.ArgumentError as error:
+        raise SettingsError(
+            "serving.options cannot be read.",
+            seen=str(error),
+            expected="whole numbers behind --tensor-parallel-size, --pipeline-parallel-size and --data-parallel-size",
+            remedy="correct the recipe's section 'serving'",
+        ) from error
+    used = math.prod((found.tensor, found.pipeline, found.data))
+    if settings.accelerators not in (0, used):  # none: a CPU
+        raise SettingsError(
+            "The flags of production spread a server over another number of accelerators than it would get.",
+            seen=f"--accelerators {settings.accelerators}",
+            expected=f"{used}: tensor {found.tensor} x pipeline {found.pipeline} x data {found.data}",
+            remedy=f"give --accelerators {used}, or change serving.options in the recipe",
+        )
+
+
 def _deployment(
     name: str, labels: dict[str, str], digest: str, settings: ClusterFleet, flags: ServingFlags
 ) -> dict[str, Any]:
     models, scratch = {"name": "models", "mountPath": _MODELS}, {"name": "scratch", "mountPath": _SCRATCH}
+    shared = {"name": "shared-memory", "mountPath": _SHARED_MEMORY}  # vLLM's processes talk by it: 64 MiB are too few
     closed = {
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
     }  # fmt: skip
@@ -125,7 +162,7 @@ def _deployment(
             "periodSeconds": _TRY_SECONDS, "failureThreshold": _TRIES, "timeoutSeconds": 600,
         },
         "readinessProbe": {**well, "periodSeconds": 10}, "livenessProbe": {**well, "periodSeconds": 20},
-        "volumeMounts": [{**models, "readOnly": True}, scratch], "securityContext": closed,
+        "volumeMounts": [{**models, "readOnly": True}, scratch, shared], "securityContext": closed,
         "resources": {
             "requests": {"cpu": "4", "memory": settings.memory}, "limits": {"memory": settings.memory, **accelerators},
         },
@@ -139,7 +176,10 @@ def _deployment(
         },
         "initContainers": [fetch],
         "containers": [server],
-        "volumes": [{"name": "models", "emptyDir": {}}, {"name": "scratch", "emptyDir": {}}],
+        "volumes": [
+            {"name": "models", "emptyDir": {}}, {"name": "scratch", "emptyDir": {}},
+            {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
+        ],
     }  # fmt: skip
     spec = {
         "replicas": settings.replicas,
@@ -151,17 +191,28 @@ def _deployment(
     return _document("apps/v1", "Deployment", name, labels, spec)
 
 
-def _policy(labels: dict[str, str]) -> dict[str, Any]:
-    gateway = {"namespaceSelector": {"matchLabels": {"tunegate.dev/gateway": "true"}}}
+def _policy(labels: dict[str, str], settings: ClusterFleet) -> dict[str, Any]:
+    """Servers answer the gateway, and the picker, which reads how busy each is."""
+    return _ingress(
+        labels, PORT, [_GATEWAY, {"podSelector": {"matchLabels": _PICKER}}] if settings.picker else [_GATEWAY]
+    )
+
+
+def _picker_policy() -> dict[str, Any]:
+    """The gateway asks the picker for each request."""
+    return _ingress(_PICKER, _PICKER_PORT, [_GATEWAY])
+
+
+def _ingress(to: dict[str, str], port: int, callers: list[dict[str, Any]]) -> dict[str, Any]:
     return {
-        "podSelector": {"matchLabels": labels},
+        "podSelector": {"matchLabels": dict(to)},
         "policyTypes": ["Ingress"],
-        "ingress": [{"from": [gateway], "ports": [{"protocol": "TCP", "port": PORT}]}],
+        "ingress": [{"from": callers, "ports": [{"protocol": "TCP", "port": port}]}],
     }
 
 
 def _pool(labels: dict[str, str], settings: ClusterFleet) -> dict[str, Any]:
-    picker = {"name": settings.picker, "port": {"number": 9002}, "failureMode": "FailClose"}
+    picker = {"name": settings.picker, "port": {"number": _PICKER_PORT}, "failureMode": "FailClose"}
     return {"selector": {"matchLabels": labels}, "targetPorts": [{"number": PORT}], "endpointPickerRef": picker}
 
 
