@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from tunegate.contracts.errors import SettingsError
 from tunegate.contracts.settings import parse_settings, refuse_unknown_keys, setting
 from tunegate.preflight.devices import find_device
-from tunegate_pipelines.resources import REQUESTS
+from tunegate_pipelines.resources import ON_SEVERAL, REQUESTS
 from tunegate_pipelines.yaml_file import read_yaml_object
 
 T = TypeVar("T")
@@ -156,6 +156,13 @@ def read_cluster(path: Path) -> Cluster:
                 seen=repr(wanted.gpu or wanted.accelerators),
                 expected=f"one of {', '.join(name for name, request in REQUESTS.items() if request.accelerators)}",
                 remedy="leave gpu and accelerators out",
+            )
+        if wanted.accelerators > 1 and step not in ON_SEVERAL:
+            raise SettingsError(
+                f"cluster.steps.{step}.accelerators is more than the step uses.",
+                seen=str(wanted.accelerators),
+                expected=f"1: only {', '.join(ON_SEVERAL)} uses several, as serving.options tells the engine",
+                remedy="leave it out, and name a larger kind in gpu where one is too small",
             )
     for secret in cluster.secret_references():
         refuse_unknown_keys(dict.fromkeys(secret.steps), known=REQUESTS, where="cluster.secrets.steps")

@@ -36,8 +36,8 @@ def refuse_unpinned(addresses: Mapping[str, str]) -> None:
         raise InputError(
             "What the run reads or writes is not the same for every pod and every run.",
             seen=f"{len(wrong)} address(es)",
-            expected="an absolute path on a volume of the cluster, gs://bucket/folder, or org/name@COMMIT of a hub, "
-            "the commit in full: a branch or tag moves",
+            expected=f"{' and '.join(HUB_INPUTS)}: an absolute path on a volume of the cluster, or org/name@COMMIT of "
+            f"a hub, the whole commit: a branch or tag moves; {', '.join(_WRITTEN)}: such a path, or gs://bucket/folder",
             remedy="write the commit that the hub's page shows (40 hexadecimal digits) behind '@', and mount folders "
             "with `volumes` of the cluster file",
             items=wrong,

@@ -78,6 +78,8 @@ def platform(cluster: Cluster, planned: Planned, *, target: str) -> Platform:
 def _placement(step: str, cluster: Cluster, planned: Planned, target: str) -> Placement:
     wanted, said = REQUESTS[step], cluster.override(step)
     count = said.accelerators or max(wanted.accelerators, _parallel(step, planned)) if wanted.accelerators else 0
+    if said.accelerators and planned.sections is not None:
+        _refuse_unused(step, said.accelerators, _parallel(step, planned))
     gpu, labels, why = _kind(step, cluster, planned, count) if count else ("", {}, "")
     accelerator = ""
     if count:
@@ -112,20 +114,20 @@ def _kind(step: str, cluster: Cluster, planned: Planned, count: int) -> tuple[st
         name, kind = list(by_name.items())[-1]
         return name, kind.node_labels, f"not planned: {planned.absent}"
     for name, kind in by_name.items():
-        needed, fits = _need(step, planned, find_device(name), count)
+        needed, fits = _need(step, planned, find_device(name))
         if fits:
             return name, kind.node_labels, f"{needed / 1e9:.1f} GB fit"
     raise _fits_nowhere(step, planned, by_name, count)
 
 
-def _need(step: str, planned: Planned, device: Device, count: int) -> tuple[int, bool]:
-    """Bytes that a step holds on each of ``count`` devices, and whether they fit."""
+def _need(step: str, planned: Planned, device: Device) -> tuple[int, bool]:
+    """Bytes that a step holds on each device that it uses, and whether they fit."""
     assert planned.config is not None and planned.sections is not None
     if step == "train":
         choice = choose(planned.config, planned.sections["train"], device="cuda", available_bytes=device.memory_bytes)
         return choice.plan.peak_bytes, choice.fits
     weights = plain_bytes(model_shape(planned.config))
-    needed = round(weights * (1 + _BESIDE_WEIGHTS) / count) + RUNTIME_BYTES["cuda"]
+    needed = round(weights * (1 + _BESIDE_WEIGHTS) / _parallel(step, planned)) + RUNTIME_BYTES["cuda"]
     return needed, needed <= device.memory_bytes * USABLE_SHARE
 
 
@@ -137,6 +139,16 @@ def _parallel(step: str, planned: Planned) -> int:
             value = found[1] or (options[index + 1] if index + 1 < len(options) else "1")
             return int(value) if str(value).isdigit() else 1
     return 1
+
+
+def _refuse_unused(step: str, given: int, used: int) -> None:
+    if given != used:
+        raise InputError(
+            f"cluster.steps.{step}.accelerators is not what the step uses.",
+            seen=str(given),
+            expected=f"{used}, as --tensor-parallel-size of serving.options says, 1 without it",
+            remedy="leave it out: it follows from the recipe",
+        )
 
 
 def _host_memory(step: str, planned: Planned) -> str:
@@ -157,7 +169,7 @@ def _standing_seconds(planned: Planned) -> int:
 
 def _fits_nowhere(step: str, planned: Planned, kinds: Mapping[str, Accelerator], count: int) -> InputError:
     largest = max((find_device(name) for name in kinds), key=lambda device: device.memory_bytes)
-    needed, _ = _need(step, planned, largest, count)
+    needed, _ = _need(step, planned, largest)
     return InputError(
         f"The step {step} fits no accelerator of the cluster.",
         seen=f"{needed / 1e9:.1f} GB on each of {count}; the largest is {largest.name}, of which "

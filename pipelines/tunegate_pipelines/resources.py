@@ -78,6 +78,21 @@ REQUESTS: Mapping[str, Request] = {
 }
 
 
+#: Steps that may use more than one accelerator: the engine that will serve. Every other one loads on a single one.
+ON_SEVERAL = ("serve_check",)
+
+
+def claimed_seconds(timeouts: Mapping[str, int]) -> int:
+    """How long a retraining holds its alias at most, when no step is tried again: its steps' time-outs, one by one.
+
+    Args:
+        timeouts: step → seconds after which it is stopped. The time for an approval is added when it begins.
+    """
+    after_another = ("prepare", "train", "merge", "quantize", "gate", "request_approval", "promote")
+    judging = max(timeouts["parity"], timeouts["evaluate"] + timeouts["serve_check"])  # side by side
+    return sum(timeouts[step] for step in after_another) + judging
+
+
 def request(task: Any, step: str) -> Any:
     """The task with its step's request, and with what the platform adds that is compiled for; run each time.
 

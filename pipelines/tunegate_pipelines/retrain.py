@@ -4,9 +4,12 @@ from kfp import dsl
 
 from tunegate_pipelines.form import default
 from tunegate_pipelines.quantizers import quantizers
-from tunegate_pipelines.resources import request
+from tunegate_pipelines.resources import REQUESTS, claimed_seconds, request
 from tunegate_pipelines.stages import tune_and_judge
 from tunegate_pipelines.tasks import begin_retrain, check, end_retrain, skipped
+
+#: As long as the steps may take.
+LEASE_SECONDS = claimed_seconds({step: wanted.timeout_seconds for step, wanted in REQUESTS.items()})
 
 
 @dsl.pipeline(name="retrain", display_name="tunegate retrain")  # type: ignore[untyped-decorator,unused-ignore]
@@ -27,7 +30,7 @@ def retrain(
     seed: int = default("seed"),
     reuse_evaluations: str = "",
     checkpoint_uri: str = "",
-    lease_seconds: int = 86400,
+    lease_seconds: int = LEASE_SECONDS,
     recipe: dict = {},  # type: ignore[type-arg]  # noqa: B006 - KFP wants the default as a value
 ) -> None:
     """Fine-tunes, judges and promotes as finetune does, when anything changed since the alias's version was made.
@@ -54,8 +57,8 @@ def retrain(
         seed: Seed of training.
         reuse_evaluations: A folder that keeps evaluated tasks by digest, each made once; empty for none.
         checkpoint_uri: A folder or gs:// address where an interrupted training is continued from; empty for none.
-        lease_seconds: How long a run that died blocks the alias: longer than a run takes, the time for an approval,
-            which is added, left out.
+        lease_seconds: How long a run that died, with its exit handler, blocks the alias: as long as its steps may take
+            one after another, since a living run that takes longer is overtaken. The time for an approval is added.
         recipe: Settings of the steps beyond this form, and the gate's policy, by section: prepare, train, merge,
             quantize, parity, evaluate, serve_check, gate, approve, promote, signing, serving.
     """

@@ -45,7 +45,9 @@ class Schedule:
     max_concurrency: int = setting(1, minimum=1, maximum=10, help="how many of its runs may go on at once")
     catch_up: bool = setting(False, help="whether each start that was missed is made up for, or the last one alone")
     enabled: bool = setting(True, help="whether it starts runs")
-    lease_seconds: int = setting(86400, minimum=1, unit="seconds", help="retrain: how long a dead run blocks the alias")
+    lease_seconds: int = setting(
+        0, minimum=0, unit="seconds", help="retrain: how long a dead run blocks the alias; 0: its steps' time-outs"
+    )
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ def _check(one: Schedule) -> None:
             seen=repr(one.cron),
             expected="six fields: second minute hour day month weekday",
             remedy=f'put a second before it: cron: "0 {one.cron}"' if len(fields) == 5 else "for example 0 0 2 * * *",
+        )
+    if one.lease_seconds and one.pipeline != "retrain":
+        raise SettingsError(
+            f"The schedule {one.name!r} has a lease_seconds that nothing reads.",
+            seen=f"pipeline {one.pipeline}",
+            expected="retrain: no other pipeline holds its alias",
+            remedy="leave lease_seconds out",
         )
     for what, text in (("start", one.start), ("end", one.end)):
         if text and not _is_time(text):

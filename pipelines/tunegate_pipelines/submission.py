@@ -29,6 +29,7 @@ from tunegate_pipelines.placement import KFP, Planned, platform
 from tunegate_pipelines.plan import model_config
 from tunegate_pipelines.platform_settings import Placement, Platform
 from tunegate_pipelines.recipe import Recipe, Sections, check_destination, resolve
+from tunegate_pipelines.resources import claimed_seconds
 from tunegate_pipelines.secret_guard import refuse_secrets
 
 REQUIRED = ("base_model", "dataset", "registry")
@@ -89,6 +90,8 @@ def prepare_submission(
     made = platform(cluster, planned(recipe, sections, model), target=KFP)
     document = compiled_document(pipeline, cluster, made)
     parameters = {**_parameters(recipe, sections), **(extra or {})}
+    if pipeline == "retrain":
+        parameters["lease_seconds"] = _lease_seconds(made, int(parameters.get("lease_seconds", 0)))
     variables = [secret.env for secret in cluster.secret_references()] + [cluster.token_env]
     variables += [sections["approve"]["token_env"], sections["approve"]["webhook_url_env"]]
     variables += [sections["signing"]["password_env"]]
@@ -164,6 +167,23 @@ def _check_task_files(sections: Sections) -> None:
         )
     if all(Path(name).is_file() for name in files):
         check_own_tasks(sections)
+
+
+def _lease_seconds(made: Platform, given: int) -> int:
+    """How long a retraining claims its alias: as long as its steps may take, or what is given, when that is longer.
+
+    Raises:
+        SettingsError: when the claim would run out while a step is still allowed to go on: the next would overtake it.
+    """
+    needed = claimed_seconds({step: place.timeout_seconds for step, place in made.placements.items()})
+    if given and given < needed:
+        raise SettingsError(
+            "lease_seconds is shorter than the run may take: one that still goes on would be overtaken.",
+            seen=f"{given} s",
+            expected=f"at least {needed} s, the time-outs of its steps one after another",
+            remedy="leave lease_seconds out, or shorten steps.STEP.timeout_seconds of the cluster file, train's first",
+        )
+    return given or needed
 
 
 def _parameters(recipe: Recipe, sections: Sections) -> dict[str, Any]:

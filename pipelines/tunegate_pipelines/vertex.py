@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from tunegate.contracts.errors import InputError
@@ -19,8 +20,8 @@ VERTEX_NAMES: Mapping[str, str] = {
     "B200": "NVIDIA_B200",
 }
 
-#: Settings of a cluster that need Kubernetes: Vertex runs no pods of ours.
-_KUBERNETES_ONLY = ("tolerations", "secrets", "volumes")
+#: What of a cluster file a document for Vertex holds. All else is about pods, or about a KFP that answers requests.
+TAKEN = ("accelerators", "image_prefix", "image_digests", "steps")
 
 
 def vertex_name(gpu: str) -> str:
@@ -43,17 +44,19 @@ def vertex_name(gpu: str) -> str:
 
 
 def refuse_kubernetes(cluster: Cluster) -> None:
-    """Refuses what only pods can be given, and would be left out of a document for Vertex.
+    """Refuses whatever is said of a cluster and would be left out of a document for Vertex.
 
     Raises:
         InputError: naming it.
     """
-    given = [name for name in _KUBERNETES_ONLY if getattr(cluster, name)]
+    plain = Cluster()
+    names = [field.name for field in dataclasses.fields(Cluster) if field.name not in TAKEN]
+    given = [name for name in names if getattr(cluster, name) != getattr(plain, name)]
     given += [f"accelerators[{n}].node_labels" for n, kind in enumerate(cluster.kinds()) if kind.node_labels]
     given += [f"steps.{step}.timeout_seconds" for step in cluster.steps if cluster.override(step).timeout_seconds]
     if given:
         raise InputError(
-            "Vertex AI Pipelines takes no Kubernetes settings.",
+            "Vertex AI Pipelines takes no settings of a Kubernetes cluster.",
             seen=", ".join(given),
             expected="a cluster file without them",
             remedy="keep a cluster file of its own for Vertex; give secrets to its service account instead",

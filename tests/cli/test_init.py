@@ -13,16 +13,42 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from tunegate.cli import app
+from tunegate.contracts.errors import InputError
 from tunegate.evaluate.measured import Asked
 from tunegate.evaluate.overlap import find_overlap, read_learned
 from tunegate.evaluate.own.task import read_own_task
 from tunegate.prepare.settings import PrepareSettings
 from tunegate.prepare.step import run as prepare
-from tunegate_pipelines.init.commented import Entry, commented
+from tunegate_pipelines.init import write
+from tunegate_pipelines.init.commented import Entry, commented, plain
 from tunegate_pipelines.lint_recipe import RULE as GATE_POWER
 from tunegate_pipelines.recipe import read_recipe, resolve
+from tunegate_pipelines.yaml_file import parse_yaml
 
 RUNNER = CliRunner()
+
+
+@pytest.mark.parametrize(
+    "value", ["1e3", "-2E-5", "1.5e3", "yes", "null", "0x1f", "a: b", ["1e3", 0.5, 3], {"a": "1e3"}]
+)
+def test_value_is_read_as_it_was_meant_by_whatever_reads_it(value: Any) -> None:
+    for read in (lambda text: parse_yaml(text, where="here"), yaml.safe_load):
+        found = read(f"key: {plain(value)}")["key"]
+        assert found == value and type(found) is type(value)
+
+
+def test_nothing_is_left_behind_when_the_check_of_what_was_written_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept/other.txt").write_text("mine", "utf-8")
+    files = [tmp_path / "kept/new/tasks/task.yaml", tmp_path / "kept/recipe.yaml"]
+    with pytest.raises(InputError), write._all_or_none(files):
+        write._write(dict.fromkeys(files, "text"))
+        raise InputError("no", seen="a", expected="b", remedy="c")
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["kept", "kept/other.txt"]
+
+
 COMMIT = "org/name@" + "0" * 39 + "a"
 _TEAMS = ("refund", "delivery", "account")
 _WORDS = ("amber", "birch", "cedar", "delta", "ember", "flint", "grove", "haven", "inlet", "jetty", "knoll", "larch")

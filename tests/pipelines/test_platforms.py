@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,18 @@ from typer.testing import CliRunner
 from tunegate.cli import app
 from tunegate.contracts.errors import InputError, SettingsError
 from tunegate.contracts.images import ALL_IMAGES
+from tunegate.preflight.devices import find_device
 from tunegate_pipelines.cluster import Cluster, read_cluster
 from tunegate_pipelines.compile import PIPELINES, compile_pipeline
 from tunegate_pipelines.pinned_inputs import commit_of
-from tunegate_pipelines.placement import KFP, VERTEX, Planned, platform
+from tunegate_pipelines.placement import KFP, VERTEX, Planned, _need, platform
 from tunegate_pipelines.plan import model_config
 from tunegate_pipelines.platform_settings import compiled_for
 from tunegate_pipelines.quantizers import image_of, quantizers
 from tunegate_pipelines.recipe import resolve
 from tunegate_pipelines.resources import REQUESTS, RETRIES
 from tunegate_pipelines.secret_guard import refuse_secrets
+from tunegate_pipelines.vertex import TAKEN
 
 CLUSTER: dict[str, Any] = {
     "accelerators": [
@@ -112,6 +115,23 @@ def test_engine_on_several_devices_is_given_them(tmp_path: Path) -> None:
     made = platform(read_cluster(written(tmp_path)), known, target=KFP)
     assert made.placements["serve_check"].accelerators == 4
     assert made.placements["evaluate"].accelerators == 1
+
+
+def test_memory_is_divided_only_among_the_devices_that_an_engine_is_told_to_use() -> None:
+    """70 B fit 4 × H100 in the engine; a step that loads it on one device fits none, however many there are."""
+    options = ["--tensor-parallel-size", "4"]
+    sections = {**SECTIONS, "serving": {**SECTIONS["serving"], "options": options}}
+    several = {"gpu": "H100", "accelerators": 4}
+    known = Planned(sections, model_config("llama-3-70b"))
+    needed = {
+        step: _need(step, known, find_device("H100")) for step in ("serve_check", "evaluate", "quantize", "parity")
+    }
+    assert [step for step, (_, fits) in needed.items() if fits] == ["serve_check"]
+    unused = Cluster(accelerators=({"gpu": "H100"},), steps={"serve_check": several})
+    small = model_config("smollm2-135m")
+    assert platform(unused, Planned(sections, small), target=KFP).placements["serve_check"].accelerators == 4
+    with pytest.raises(InputError, match="not what the step uses"):
+        platform(unused, Planned(SECTIONS, small), target=KFP)
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES)
@@ -211,6 +231,15 @@ def test_settings_of_pods_are_refused_for_vertex_and_not_left_out(tmp_path: Path
     }
 
 
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Cluster) if field.name not in TAKEN])
+def test_whatever_a_document_for_vertex_does_not_hold_is_refused(name: str) -> None:
+    value = "other" if isinstance(getattr(Cluster(), name), str) else ({"key": "a", "secret": "b"},)
+    cluster = dataclasses.replace(Cluster(accelerators=({"gpu": "L4"},)), **{name: value})
+    with pytest.raises(InputError) as refused:
+        platform(cluster, NOTHING_PLANNED, target=VERTEX)
+    assert refused.value.items == (name,)
+
+
 def test_memory_plan_places_steps_for_vertex_too(tmp_path: Path) -> None:
     cluster = Cluster(accelerators=({"gpu": "L4"}, {"gpu": "A100 80GB"}))
     (document,) = compiled(tmp_path, cluster, VERTEX, Planned(SECTIONS, model_config("smollm2-135m")))
@@ -229,6 +258,8 @@ def test_memory_plan_places_steps_for_vertex_too(tmp_path: Path) -> None:
         ({"steps": {"trian": {}}}, "did you mean 'train'"),
         ({"steps": {"train": {"gpu": "B200"}}}, "no accelerator of the cluster"),
         ({"steps": {"gate": {"gpu": "L4"}}}, "uses none"),
+        ({"steps": {"train": {"accelerators": 2}}}, "more than the step uses"),
+        ({"steps": {"evaluate": {"accelerators": 2}}}, "more than the step uses"),
         ({"tolerations": [{"key": "a", "effect": "NoStart"}]}, "unknown value"),
         ({"secrets": [{"secret": "a", "key": "b", "env": "C", "steps": ["trian"]}]}, "did you mean 'train'"),
     ],

@@ -54,6 +54,8 @@ def test_what_decides_a_version_is_a_change(form: dict[str, Any], sections: dict
         ({}, {"promote": {"note": "again"}}),
         ({}, {"approve": {"required": False, "expires_seconds": 60}}),
         ({"r": 16}, {}),  # a default that is written out
+        ({}, {"serve_check": {"python": "/opt/vllm/bin/python", "ready_seconds": 60.0, "rows_at_once": 2}}),
+        ({}, {"evaluate": {"patience_seconds": 5.0, "request_timeout_seconds": 5.0}}),
     ],
 )
 def test_what_decides_no_version_is_none(form: dict[str, Any], sections: dict[str, Any]) -> None:
@@ -69,6 +71,28 @@ def test_rows_of_a_task_of_ones_own_are_part_of_the_recipe(tmp_path: Path) -> No
     before = digest(evaluate=tasks)
     rows.write_text(json.dumps({"c": "Peru", "a": "Lima"}), "utf-8")
     assert digest(evaluate=tasks) != before
+
+
+def test_code_of_an_installed_scorer_is_part_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "scoring_apart-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: scoring-apart\nVersion: 1.0\n", "utf-8")
+    (info / "RECORD").write_text("scoring_apart/__init__.py,,\n", "utf-8")
+    (info / "top_level.txt").write_text("scoring_apart\n", "utf-8")
+    (tmp_path / "scoring_apart").mkdir()
+    code = tmp_path / "scoring_apart/__init__.py"
+    code.write_text("def score(row, answer):\n    return 1\n", "utf-8")
+    task = {"name": "own", "type": "python", "data": "rows.jsonl", "prompt": "{{c}}?"}
+    task |= {"scorer": "scoring_apart:score", "score_range": [0, 1]}
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(task), "utf-8")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"c": "France"}), "utf-8")
+    tasks = {"tasks": ["tool_call", str(tmp_path / "task.yaml")]}
+    found = [digest(evaluate=tasks)]  # not installed here: known by name
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found.append(digest(evaluate=tasks))
+    code.write_text("def score(row, answer):\n    return 0\n", "utf-8")
+    found.append(digest(evaluate=tasks))
+    assert len(set(found)) == 3
 
 
 def test_bytes_of_data_and_base_count_and_a_hubs_commit_stands_for_them(tmp_path: Path) -> None:

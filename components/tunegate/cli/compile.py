@@ -26,7 +26,7 @@ def compile_(
         Path | None,
         typer.Option(help="What images/build.sh wrote: images are named by digest, not by tag.", show_default=False),
     ] = None,
-    pipeline: Annotated[str, typer.Option(help="finetune, retrain, approve or promote.")] = "finetune",
+    pipeline: Annotated[str, typer.Option(help="finetune, retrain, approve, promote or deploy.")] = "finetune",
     target: Annotated[
         str, typer.Option(help="kfp, or vertex: one document, with Vertex's names of accelerators.")
     ] = "kfp",

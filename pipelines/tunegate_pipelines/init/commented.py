@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from tunegate_pipelines.yaml_file import parse_yaml
+
 _WIDTH, _STEP = 110, "  "
 
 
@@ -64,4 +66,5 @@ def plain(value: Any) -> str:
     """A value on one line of YAML."""
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf"))
     line = str(text).removesuffix("\n").removesuffix("\n...")
-    return json.dumps(value, ensure_ascii=False) if "\n" in line else line  # JSON is YAML
+    whole = "\n" not in line and parse_yaml(line, where="a value") == value  # recipes know more numbers than PyYAML
+    return line if whole else json.dumps(value, ensure_ascii=False)  # JSON is YAML

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,11 @@ def write_first_recipe(
         files[folder / TASKS_FOLDER / f"{name}.jsonl"] = rows
         files[Path(places.task)] = task_text(task, chosen, data=f"{name}.jsonl", source=data)
     files[recipe] = recipe_text(plan)
-    _write(files)
-    return Written(plan, tuple(files), _notes(plan), check_recipe(read_recipe(recipe)))
+    _refuse_existing(list(files))
+    with _all_or_none(list(files)):
+        _write(files)
+        linted = check_recipe(read_recipe(recipe))
+    return Written(plan, tuple(files), _notes(plan), linted)
 
 
 def _serving_target(given: str) -> str:
@@ -153,9 +157,24 @@ def _has_vllm() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def _all_or_none(paths: list[Path]) -> Iterator[None]:
+    """Removes files, and folders made for them, when what is done inside fails: a recipe names where its files lie."""
+    made = {folder for path in paths for folder in path.parents if not folder.exists()}
+    written = [path for path in paths if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in written:
+            path.unlink(missing_ok=True)
+        for folder in sorted(made, key=lambda one: len(one.parts), reverse=True):
+            with contextlib.suppress(OSError):  # somebody else put something there meanwhile
+                folder.rmdir()
+        raise
+
+
 def _write(files: Mapping[Path, str]) -> None:
-    """All or none: a file that is there is never touched."""
-    _refuse_existing(list(files))
+    """Writes each file, and touches none that is there."""
     for path, text in files.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from tunegate.cli import app
 from tunegate_pipelines import kfp_server
+from tunegate_pipelines.resources import REQUESTS
+from tunegate_pipelines.retrain import LEASE_SECONDS
 
 NIGHTLY: dict[str, Any] = {"name": "nightly", "recipe": "recipe.yaml", "cron": "0 0 2 * * *", "model": "llama-3-8b"}
 HOURLY: dict[str, Any] = {"name": "hourly", "recipe": "recipe.yaml", "interval_seconds": 3600, "set": ["seed=7"]}
@@ -48,7 +50,7 @@ def changing(kfp: Any) -> list[str]:
 
 def test_recurring_run_is_created_with_all_that_the_file_says(schedule: Any, kfp: Any) -> None:
     times = {"start": "2026-12-01T00:00:00Z", "end": "2027-12-01T00:00:00Z"}
-    extra = {"max_concurrency": 2, "catch_up": True, "lease_seconds": 7200}
+    extra = {"max_concurrency": 2, "catch_up": True, "lease_seconds": 2_000_000}
     assert actions(schedule({**NIGHTLY, **times, **extra}, HOURLY)) == {"nightly": "create", "hourly": "create"}
     nightly, hourly = kfp.recurring.values()
     assert nightly["trigger"] == {
@@ -59,10 +61,21 @@ def test_recurring_run_is_created_with_all_that_the_file_says(schedule: Any, kfp
     assert [one["no_catchup"] for one in (nightly, hourly)] == [False, True]
     assert [one["mode"] for one in (nightly, hourly)] == ["ENABLE", "ENABLE"]
     assert nightly["service_account"] == "runner"
-    assert nightly["runtime_config"]["parameters"]["lease_seconds"] == 7200
+    assert nightly["runtime_config"]["parameters"]["lease_seconds"] == 2_000_000
+    assert hourly["runtime_config"]["parameters"]["lease_seconds"] == LEASE_SECONDS
     assert hourly["runtime_config"]["parameters"]["seed"] == 7
     version = kfp.versions[nightly["pipeline_version_reference"]["pipeline_version_id"]]
     assert kfp.pipelines[version["pipeline_id"]]["display_name"] == "tunegate-retrain"
+
+
+def test_lease_that_runs_out_while_a_step_may_go_on_is_refused(schedule: Any, kfp: Any) -> None:
+    """Training may take a week: with a lease of a day the next night's run would overtake it, each night anew."""
+    result = schedule({**NIGHTLY, "lease_seconds": 86400})
+    assert result.exit_code == 2
+    assert f"at least {LEASE_SECONDS} s" in result.stderr and kfp.recurring == {}
+    assert REQUESTS["train"].timeout_seconds < LEASE_SECONDS
+    result = schedule({**NIGHTLY, "pipeline": "finetune", "lease_seconds": 3_000_000})
+    assert result.exit_code == 2 and "nothing reads" in result.stderr
 
 
 def test_same_file_again_changes_nothing(schedule: Any, kfp: Any) -> None:
@@ -80,7 +93,7 @@ def test_same_file_again_changes_nothing(schedule: Any, kfp: Any) -> None:
         {"max_concurrency": 3},
         {"catch_up": True},
         {"pipeline": "finetune"},
-        {"lease_seconds": 60},
+        {"lease_seconds": 3_000_000},
         {"end": "2027-01-01T00:00:00+01:00"},
     ],
     ids=str,
