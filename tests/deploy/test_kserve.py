@@ -192,6 +192,268 @@ def test_what_serves_is_never_written_while_another_is_tried(world: World) -> No
     assert promoted["spec"]["predictor"] == tried[-1]["spec"]["canary"][0]["predictor"]
 
 
+def _at(world: World, weight: int, change: Callable[[], None]) -> None:
+    """Changes something once, when a canary has this share."""
+
+    def once(isvc: dict[str, Any]) -> None:
+        if any(canary["trafficPercent"] == weight for canary in isvc["spec"]["canary"]):
+            world.cluster.on_apply = lambda isvc: None
+            change()
+
+    world.cluster.on_apply = once
+
+
+def _owned_by_ann(world: World) -> None:
+    isvc = json.loads(json.dumps(world.cluster.service()))
+    isvc["spec"]["predictor"]["minReplicas"] = 3
+    world.cluster.put(f"{ISVCS}/champion", isvc, owner="ann")
+
+
+def test_no_server_is_given_a_container_name_which_kserve_refuses(world: World) -> None:
+    world.promote("one")
+    world.deploy()
+    world.promote("two")
+    world.deploy()
+    named = [one["spec"]["predictor"]["model"]["name"] for one in world.cluster.applied]
+    named += [one["predictor"]["model"]["name"] for each in world.cluster.applied for one in each["spec"]["canary"]]
+    assert set(named) == {""}
+    assert not list(wrong(world.cluster.service(), inference_service()))
+
+
+AT_ALL_TRAFFIC: dict[str, tuple[type[Exception], str]] = {
+    "alias moved": (ConflictError, "points at another version by now"),
+    "alias gone": (ConflictError, "no such alias any more"),
+    "signal": (Interrupted, "asked to stop"),
+    "field of another's": (ConflictError, "Somebody else has set"),
+    "api away": (RunError, "API fails"),
+}
+
+
+@pytest.mark.parametrize("what", AT_ALL_TRAFFIC)
+def test_canary_with_all_the_traffic_is_never_left_there_with_nobody_driving(
+    world: World, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind, said = AT_ALL_TRAFFIC[what]
+    first = world.promote("one")
+    world.deploy()
+    second = world.promote("two")
+    stopping = threading.Event()
+
+    def away() -> None:
+        world.cluster.faults = [Fault(r"PATCH .*inferenceservices", 503, times=4)]
+
+    def gone() -> None:
+        monkeypatch.setattr("tunegate.deploy.kserve.release.current", lambda storage, alias: None)
+
+    changes: dict[str, Callable[[], Any]] = {
+        "alias moved": lambda: rollback(world.storage, read_alias(world.storage, "champion")),
+        "alias gone": gone, "signal": stopping.set, "field of another's": lambda: _owned_by_ann(world),
+        "api away": away,
+    }  # fmt: skip
+    if what == "api away":
+        patient = dataclasses.replace(connect(NAMESPACE), patience_seconds=1.0)
+        monkeypatch.setattr(world, "connected", lambda: patient)
+    _at(world, 100, changes[what])
+    with pytest.raises(kind, match=said):
+        world.deploy(stopping=stopping)
+    assert world.serving == (first, [(second, 0)] if what == "signal" else [])
+
+
+def test_promotion_whose_answer_was_lost_is_not_rolled_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.promote("one")
+    world.deploy()
+    second = world.promote("two")
+    patient = dataclasses.replace(connect(NAMESPACE), patience_seconds=0.3)
+    monkeypatch.setattr(world, "connected", lambda: patient)
+
+    def lost() -> None:
+        world.cluster.faults = [Fault(r"PATCH .*inferenceservices", 503, times=20, after=True)]
+
+    _at(world, 100, lost)
+    with pytest.raises(RunError):
+        world.deploy()
+    world.cluster.faults = []
+    assert world.untouched(second)
+    world.deploy()
+    assert world.untouched(second)
+
+
+def test_promotion_that_would_be_refused_is_known_before_the_canary_is_there(world: World) -> None:
+    first = world.promote("one")
+    world.deploy()
+    _owned_by_ann(world)
+    world.promote("two")
+    world.cluster.applied.clear()
+    with pytest.raises(ConflictError) as refused:
+        world.deploy()
+    assert any("minReplicas" in item and "ann" in item for item in refused.value.items)
+    assert world.cluster.applied == []
+    assert world.serving == (first, [])
+
+
+@pytest.mark.parametrize("counts", [(1, 3), (3, 1), (2, 3)])
+def test_number_of_servers_is_changed_with_a_version_and_without_one(world: World, counts: tuple[int, int]) -> None:
+    before, after = counts
+    world.promote("one")
+    world.deploy(replicas=before)
+    second = world.promote("two")
+    world.deploy(replicas=after)
+    assert (len(world.servers(second)), world.untouched(second)) == (after, True)
+    world.deploy(replicas=before)
+    assert (len(world.servers(second)), world.untouched(second)) == (before, True)
+
+
+def test_version_that_serves_in_another_form_is_not_said_to_serve_in_this_one(world: World) -> None:
+    version = world.promote("one")
+    world.deploy()
+    with pytest.raises(ConflictError, match="served in another form"):
+        world.deploy(storage_prefix="gs://elsewhere/registry")
+    assert world.untouched(version)
+
+
+def test_template_that_lost_a_field_is_refused_before_the_canary_is_there(world: World) -> None:
+    first = world.promote("one")
+    world.deploy()
+    path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/tunegate-serving"
+    data = world.cluster.objects[path]["data"]
+    data["inferenceservice.yaml"] = data["inferenceservice.yaml"].replace(
+        "    terminationGracePeriodSeconds: 120\n", ""
+    )
+    world.promote("two")
+    world.cluster.applied.clear()
+    with pytest.raises(InputError, match="lacks fields of what serves") as refused:
+        world.deploy()
+    assert refused.value.items == ("terminationGracePeriodSeconds",)
+    assert world.cluster.applied == []
+    assert world.untouched(first)
+
+
+def test_first_version_that_is_interrupted_before_it_is_proven_does_not_serve_on(world: World) -> None:
+    version = world.promote("one", Behaviour(ready=False))
+    stopping = threading.Event()
+    world.cluster.on_apply = lambda isvc: stopping.set()
+    with pytest.raises(Interrupted):
+        world.deploy(stopping=stopping)
+    assert world.servers(version) == []
+    world.cluster.on_apply = lambda isvc: None
+    world.behaviour(version).ready = True
+    world.deploy()
+    assert world.servers(version)
+
+
+def test_version_that_starts_anew_after_a_stop_is_not_taken_for_the_proven_one(world: World) -> None:
+    world.promote("one")
+    world.deploy()
+    world.cluster.put(
+        f"{ISVCS}/champion",
+        world.cluster.service()
+        | {"metadata": {**world.cluster.service()["metadata"], "annotations": {
+            **world.cluster.service()["metadata"]["annotations"], "serving.kserve.io/stop": "true"}}},
+        owner="tunegate-deploy",
+    )  # fmt: skip
+    bad = world.promote("bad", Behaviour(token=7))
+    assert _killed_at(world, (bad, [])) == -signal.SIGKILL
+    with pytest.raises(GateRefused):
+        world.deploy()
+    assert world.servers(bad) == []
+
+
+def test_service_that_somebody_else_stopped_is_told_at_once(world: World) -> None:
+    world.promote("one")
+    world.deploy()
+    isvc = json.loads(json.dumps(world.cluster.service()))
+    isvc["metadata"]["annotations"]["serving.kserve.io/stop"] = "true"
+    world.cluster.put(f"{ISVCS}/champion", isvc, owner="ann")
+    world.promote("two")
+    world.cluster.applied.clear()
+    with pytest.raises(InputError, match="stopped by somebody else"):
+        world.deploy()
+    assert world.cluster.applied == []
+
+
+def test_refusal_is_told_and_kept_though_the_rollback_fails_and_the_retry_takes_the_canary_away(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = world.promote("one")
+    world.deploy(attempt="run-1")
+    second = world.promote("two", Behaviour(user_failures=3))
+    patient = dataclasses.replace(connect(NAMESPACE), patience_seconds=0.3)
+    monkeypatch.setattr(world, "connected", lambda: patient)
+
+    def away() -> None:
+        world.cluster.faults = [Fault(r"PATCH .*inferenceservices", 503, times=-1)]
+
+    _at(world, 50, away)
+    with pytest.raises(GateRefused, match="does not keep its limits"):
+        world.deploy(attempt="run-2")
+    assert world.serving == (first, [(second, 50)])
+    world.cluster.faults = []
+    with pytest.raises(GateRefused, match="was refused before"):
+        world.deploy(attempt="run-2")
+    assert world.untouched(first)
+
+
+def test_rollback_leaves_what_is_not_its_own(world: World) -> None:
+    world.promote("one")
+    world.deploy()
+    second = world.promote("two", Behaviour(user_failures=3))
+    other: dict[str, Any] = {}
+
+    def add() -> None:
+        isvc = json.loads(json.dumps(world.cluster.service()))
+        other.update(json.loads(json.dumps(isvc["spec"]["canary"][0])))
+        other["predictor"]["name"] = "v-other"
+        isvc["spec"]["canary"].append(other)
+        world.cluster.put(f"{ISVCS}/champion", isvc, owner="tunegate-deploy")
+
+    _at(world, 50, add)
+    with pytest.raises(GateRefused):
+        world.deploy()
+    assert [one["predictor"]["name"] for one in world.cluster.service()["spec"]["canary"]] == ["v-other"]
+    assert world.servers(second) == []
+
+
+def test_driver_that_was_paused_asks_whether_it_still_drives_before_it_writes(world: World) -> None:
+    path = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/champion-tunegate"
+    with Lease(world.connected(), "champion", seconds=30.0) as lease:
+        lease.refuse_lost()
+        asked = len(world.cluster.seen)
+        lease._renewed -= 25.0  # as after a pause: renewed long ago, by the clock
+        lease.refuse_lost()
+        assert len(world.cluster.seen) > asked
+        lease._renewed -= 25.0
+        world.cluster.faults = [Fault("leases", 403, times=1)]
+        with pytest.raises(RunError, match="could not be renewed"):
+            lease.refuse_lost()
+        taken = json.loads(json.dumps(world.cluster.objects[path]))
+        taken["spec"]["holderIdentity"] = "another"
+        world.cluster.put(path, taken)
+        with pytest.raises(ConflictError, match="has taken over"):
+            lease.refuse_lost()
+
+
+def test_page_of_an_unchecked_version_does_not_say_that_it_passed(world: World) -> None:
+    world.promote("one")
+    world.deploy()
+    checked = (world.place / "deployment-1" / "page.html").read_text()
+    world.deploy(check="none")
+    unchecked = (world.place / "deployment-2" / "page.html").read_text()
+    assert ("PASS" in checked, "UNCHECKED" in checked, "1 probes" in checked) == (True, False, True)
+    assert ("PASS" in unchecked, "UNCHECKED" in unchecked, "it serves unchecked" in unchecked) == (False, True, True)
+
+
+def test_answer_that_another_model_gives_to_the_alias_counts_as_a_failure() -> None:
+    pods = [Pod("m" * 64, Behaviour()), Pod("m" * 64, Behaviour(serves="e" * 64))]
+    watch = Watch(50, "m" * 64, "champion", None, 5.0)
+    try:
+        for pod in pods:
+            watch.ask(f"http://127.0.0.1:{pod.port}", "", "")
+    finally:
+        for pod in pods:
+            pod.stop()
+    assert (watch.figures.asked, watch.figures.failed) == (2, 1)
+
+
 def test_no_traffic_moves_before_the_probes_are_answered(world: World) -> None:
     world.promote("one")
     world.deploy()
@@ -234,6 +496,7 @@ BAD: dict[str, tuple[Behaviour, dict[str, Any], str]] = {
     "other answers": (Behaviour(token=7), {}, "does not answer on the cluster as what was evaluated"),
     "errors": (Behaviour(fails_every=4), {}, "error rate 25.00%"),
     "errors of users": (Behaviour(user_failures=3), {}, "that its servers counted"),
+    "a name that users do not ask for": (Behaviour(nameless=True), {}, "does not know the name that users ask for"),
     "slow": (Behaviour(seconds=0.3), {"max_latency_seconds": 0.2}, "at most 0.200 s (absolute)"),
     "slower than what serves": (Behaviour(seconds=0.4), {"max_latency_ratio": 3.0}, "3 times what serves"),
 }
@@ -519,6 +782,10 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], type[Exception], str]] 
     "shares that do not end": ({}, {"weights": (5, 50)}, SettingsError, "do not lead to all"),
     "a registry that no cluster reads": ({}, {"storage_prefix": ""}, SettingsError, "cannot fetch models"),
     "a name that is too long": ({}, {"service": "a" * 50}, SettingsError, "cannot have this name"),
+    "a name with an accent": ({}, {"service": "caf\u00e9"}, SettingsError, "cannot have this name"),
+    "a name that ends in a dash": ({}, {"service": "a-"}, SettingsError, "cannot have this name"),
+    "a template elsewhere": ({}, {"template": "../secrets/x"}, SettingsError, "no name of an object"),
+    "a namespace elsewhere": ({}, {"namespace": "a/b"}, SettingsError, "no name of an object"),
     "a name with a dot": ({}, {"service": "a.b"}, SettingsError, "cannot have this name"),
     "another build": ({}, {"cpu": True}, SettingsError, "other flags than it was checked with"),
 }
@@ -686,7 +953,7 @@ def test_command_says_what_it_deployed_and_exits_3_when_it_was_rolled_back(world
         (["--output", "x"], "--output"),
         (["--json"], "--json"),
         (["--target", "mars"], "no such target"),
-        (["--set", "deploy.replicas=2"], "does not use"),
+        (["--set", "deploy.replicas=2"], "unknown key"),
         (["--target", "kserve", "--set", "train.r=4"], "does not use"),
         (["--target", "kserve", "--set", "deploy.replica=2"], "did you mean 'replicas'?"),
     ],
@@ -781,7 +1048,7 @@ def test_servers_that_start_anew_count_from_nothing() -> None:
     behaviour = Behaviour(user_failures=2)
     pods = [Pod("m" * 64, behaviour)]
     url = f"http://127.0.0.1:{pods[0].port}"
-    watch = Watch(50, "m" * 64, None, 5.0)
+    watch = Watch(50, "m" * 64, "champion", None, 5.0)
     try:
         watch.count([url])
         watch.count([url])

@@ -124,6 +124,7 @@ def test_a_completion_carries_token_ids_and_the_gap_between_the_best_two(scripte
         ),
         prompt=(Token(5), Token(6, -3.5, (Candidate(6, -3.5),))),
         finish_reason="stop",
+        model="it",
     )
     assert [token.gap for token in answer.tokens] == [0.0, 1.75]
     assert answer.prompt[1].gap is None

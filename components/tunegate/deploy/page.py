@@ -18,8 +18,9 @@ def deployment_page(document: Mapping[str, Any]) -> str:
     """The page of a ``deployment.json``."""
     names = ("alias", "version", "model", "replaced", "service", "namespace", "url", "storage_uri", "probes")
     shown = {name.replace("_", " "): document[name] or "nothing" for name in names}
-    served = badge("PASS") + facts(shown)
-    served += paragraph("Each server was asked for its digest, which it computes of its own files, and for the probes.")
+    probes = f"{document['probes']} probes" if document["probes"] else "no probes: it serves unchecked (check: none)"
+    served = badge("PASS" if document["probes"] else "UNCHECKED") + facts(shown)
+    served += paragraph(f"Each server was asked for its digest, which it computes of its own files, and for {probes}.")
     rows = [tuple("" if value is None else value for value in share.values()) for share in document["shares"]]
     sections = [Section("Served", served)]
     if rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tunegate.contracts.errors import SettingsError
@@ -67,7 +68,8 @@ class ClusterSettings:
     check: str = setting(
         "probes",
         choices=("probes", "none"),
-        help="what each new server must answer before it gets a request: what the evaluated model answered, or nothing",
+        help="what each new server must answer: what the evaluated model answered, or nothing; the first before the "
+        "version gets any request, those added with a share as soon as they are ready",
     )
     rows_at_once: int = setting(4, help="probes that are under way at the same time", minimum=1)
     cpu: bool = setting(False, help="whether the image's vLLM is a build for a CPU")
@@ -77,6 +79,22 @@ class ClusterSettings:
     lease_seconds: float = setting(
         30.0, unit="seconds", help="after how long without a sign of life another deployment takes over", minimum=1
     )
+
+
+#: What Kubernetes takes as the name of a namespace, and of most objects (RFC 1123).
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+def refuse_unusable_names(settings: ClusterSettings) -> None:
+    """Raises SettingsError for names that Kubernetes knows no object by: they become parts of the API's paths."""
+    for name, value in (("namespace", settings.namespace), ("template", settings.template)):
+        if not _LABEL.fullmatch(value) and (value or name == "template"):
+            raise SettingsError(
+                f"deploy.{name} is no name of an object of Kubernetes.",
+                seen=repr(value),
+                expected="1 to 63 letters a to z, digits or '-', no '-' first or last",
+                remedy=f"give the name of the {'ConfigMap' if name == 'template' else 'namespace'} alone",
+            )
 
 
 def refuse_unusable_weights(settings: ClusterSettings) -> None:

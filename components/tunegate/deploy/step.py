@@ -18,7 +18,7 @@ from tunegate.deploy.kserve.lease import Lease
 from tunegate.deploy.kserve.release import Release, release_of
 from tunegate.deploy.kserve.rollout import Rollout
 from tunegate.deploy.page import deployment_page
-from tunegate.deploy.settings import ClusterSettings, refuse_unusable_weights
+from tunegate.deploy.settings import ClusterSettings, refuse_unusable_names, refuse_unusable_weights
 from tunegate.registry.settings import SigningSettings, refuse_unusable_signing
 from tunegate.serving.flags import ServingFlags
 from tunegate.storage.open import open_storage
@@ -64,6 +64,7 @@ def run(
         Interrupted: when it should end; the canary has no traffic then.
     """
     refuse_unusable_weights(settings)
+    refuse_unusable_names(settings)
     refuse_unusable_signing(signing, signs=False)
     storage = open_storage(registry)
     storage.refuse_absent()
@@ -76,20 +77,20 @@ def run(
     refuse_foreign_output(output, kind=KIND, parents=parents, settings=document)
     template = read_template(cluster, settings.template)
     with Lease(cluster, service, seconds=settings.lease_seconds) as lease:
+        rollout = Rollout(
+            cluster, service, release, template, settings, storage, lease, attempt, stopping or threading.Event()
+        )
         if why := lease.refusal(attempt):
-            raise GateRefused(
+            refused = GateRefused(
                 "This very attempt was refused before: it is not tried on users again.",
                 seen=why,
                 expected="another version, or a new run",
                 remedy="promote another version; or start a new run, which tries this one again",
             )
-        rollout = Rollout(cluster, service, release, template, settings, storage, lease, stopping or threading.Event())
-        try:
-            live = rollout.run()
-        except GateRefused as error:
-            with contextlib.suppress(TunegateError):  # the refusal is told, whether it can be kept or not
-                lease.note_refused(attempt, error.failed)
-            raise
+            with contextlib.suppress(TunegateError):
+                rollout.withdraw(refused)
+            raise refused
+        live = rollout.run()
     return produce(
         output,
         kind=KIND,

@@ -66,12 +66,14 @@ class Completion:
         tokens: every token that was generated, the one that ended it included.
         prompt: the prompt's tokens, as the server saw them.
         finish_reason: ``stop`` or ``length``.
+        model: who says that it answered; empty where that is not said.
     """
 
     text: str
     tokens: tuple[Token, ...]
     prompt: tuple[Token, ...]
     finish_reason: str
+    model: str = ""
 
 
 def read_models(answer: Any) -> tuple[ServedModel, ...]:
@@ -94,7 +96,8 @@ def read_completion(answer: Any) -> Completion:
     prompt_ids = choice["prompt_token_ids"]
     at_prompt = choice["prompt_logprobs"] or [None] * len(prompt_ids)
     prompt = [_prompt_token(token_id, known) for token_id, known in zip(prompt_ids, at_prompt, strict=True)]
-    return Completion(choice["text"], tuple(tokens), tuple(prompt), choice["finish_reason"])
+    said = str(answer.get("model") or "")
+    return Completion(choice["text"], tuple(tokens), tuple(prompt), choice["finish_reason"], said)
 
 
 def _prompt_token(token_id: int, known: Mapping[str, Any] | None) -> Token:

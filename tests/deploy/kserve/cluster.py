@@ -165,7 +165,9 @@ class FakeCluster:
             return 409, _status(409, "Conflict", "the object has been modified; please apply your changes again")
         if problems := list(wrong(body, inference_service())):
             return 422, _status(422, "Invalid", "; ".join(problems))
+        rehearsal = query.get("dryRun") == "All"
         owners = self.owners.setdefault(path, {})
+        owners = copy.deepcopy(owners) if rehearsal else owners
         made = copy.deepcopy(before or {"apiVersion": body["apiVersion"], "kind": body["kind"], "metadata": {}})
         made["metadata"] |= {"name": name, "namespace": path.split("/")[5]}
         said, there = dict(_leaves(body)), dict(_leaves(made))
@@ -193,6 +195,8 @@ class FakeCluster:
                 f'admission webhook "inferenceservice.kserve-webhook-server.validator" denied the request: {refused}'
             )
             return 400, _status(400, "BadRequest", denied)
+        if rehearsal:
+            return 200, made
         stored = self._store(path, made) if made != before else before
         self.applied.append(copy.deepcopy(stored))
         self._reconcile(path)
@@ -213,13 +217,26 @@ class FakeCluster:
             for pod in self.pods.pop(gone)[1]:
                 pod.stop()
         for service, one in servers.items():
-            self._scale(service, one, handed_on)
+            if one is not spec["predictor"]:
+                self._scale(service, one, handed_on, one.get("minReplicas", 1))
         told = []
         for canary in spec.get("canary", []):
             ready = self.splits and bool(self._ready(f"{name}-{canary['predictor']['name']}-predictor"))
             told.append(
                 {"name": canary["predictor"]["name"], "ready": ready, "trafficPercent": canary["trafficPercent"]}
             )
+        if (
+            not stopped
+        ):  # KServe's TestAdjustStableMinReplicasForCanaries: those of canaries that are ready, down to one
+            ready = {one["name"] for one in told if one["ready"]}
+            taken = sum(
+                one["predictor"].get("minReplicas", 1)
+                for one in spec.get("canary", [])
+                if one["predictor"]["name"] in ready
+            )
+            stable = spec["predictor"]
+            count = max(stable.get("minReplicas", 1) - taken, 1)
+            self._scale(f"{name}-{stable['name']}-predictor", stable, handed_on, count)
         status = {"url": f"http://{name}.example.com", "canaryStatuses": told, "conditions": []}
         if not all(self._ready(service) for service in servers):
             status["modelStatus"] = {
@@ -237,7 +254,7 @@ class FakeCluster:
         if isvc.get("status") != status:
             self._store(path, {**isvc, "status": status})
 
-    def _scale(self, service: str, predictor: dict[str, Any], handed_on: Any) -> None:
+    def _scale(self, service: str, predictor: dict[str, Any], handed_on: Any, count: int) -> None:
         """As many servers as are wanted; all anew when what they were started from has changed."""
         template = json.dumps([{k: v for k, v in predictor.items() if k != "minReplicas"}, handed_on], sort_keys=True)
         before, pods = self.pods.get(service, ("", []))
@@ -247,15 +264,16 @@ class FakeCluster:
             pods = []
             self.started[service] = self.started.get(service, 0) + 1
         args = predictor["model"]["args"]
-        while len(pods) > predictor.get("minReplicas", 1):
+        while len(pods) > count:
             pods.pop().stop()
-        while len(pods) < predictor.get("minReplicas", 1):
+        while len(pods) < count:
             pods.append((self.start_pod or self._stand_in)(args))
         self.pods[service] = (template, pods)
 
     def _stand_in(self, args: list[str]) -> Pod:
         model = args[args.index("--expect") + 1]
-        return Pod(model, self.behaviours.setdefault(model, Behaviour()))
+        alias = args[args.index("--also") + 1] if "--also" in args else "none"
+        return Pod(model, self.behaviours.setdefault(model, Behaviour()), alias)
 
     def _ready(self, service: str) -> list[Pod]:
         return [pod for pod in self.pods.get(service, ("", []))[1] if pod.ready]
@@ -273,8 +291,10 @@ class FakeCluster:
 
 
 def _refused_by_kserve(before: dict[str, Any] | None, made: dict[str, Any]) -> str:
-    """The rules of KServe's admission webhook for canaries."""
+    """The rules of KServe's admission webhook for predictors and canaries."""
     stable, canaries = made["spec"]["predictor"], made["spec"].get("canary", [])
+    if stable["model"].get("name"):  # validatePredictor, issue 4472
+        return "the 'name' field is not allowed in standard predictor"
     names = [canary["predictor"].get("name") for canary in canaries]
     if before is not None:
         old = before["spec"]["predictor"]

@@ -22,6 +22,7 @@ class Behaviour:
         ready: whether they ever are.
         user_failures: failures of others' requests that they count with each look at ``/metrics``.
         silent: they are listed, and do not answer.
+        nameless: they do not know the alias.
     """
 
     serves: str = ""
@@ -31,6 +32,7 @@ class Behaviour:
     ready: bool = True
     user_failures: int = 0
     silent: bool = False
+    nameless: bool = False
 
 
 @dataclass
@@ -40,11 +42,13 @@ class Pod:
     Attributes:
         model: the digest it was told to expect.
         behaviour: shared by all servers of that model.
+        alias: the further name that requests may use.
         asked: how many completions it was asked for.
     """
 
     model: str
     behaviour: Behaviour
+    alias: str = "champion"
     asked: int = 0
     counted: dict[str, int] = field(default_factory=lambda: {"2xx": 0, "5xx": 0})
 
@@ -79,7 +83,8 @@ def _handler(pod: Pod) -> type[BaseHTTPRequestHandler]:
                 pod.counted["5xx"] += told.user_failures
                 return self._say(200, _metrics(pod.counted).encode())
             name = told.serves or pod.model
-            cards = [{"id": one, "root": "/mnt/models", "parent": None, "max_model_len": 8} for one in (name, "also")]
+            names = [name] if told.nameless else [name, pod.alias]
+            cards = [{"id": one, "root": "/mnt/models", "parent": None, "max_model_len": 8} for one in names]
             return self._say(200, json.dumps({"data": cards}).encode())
 
         def do_POST(self) -> None:
@@ -89,7 +94,7 @@ def _handler(pod: Pod) -> type[BaseHTTPRequestHandler]:
             time.sleep(told.seconds)
             name = told.serves or pod.model
             fails = told.silent or (told.fails_every and pod.asked % told.fails_every == 0)
-            if fails or request["model"] not in (name, "also"):
+            if fails or request["model"] not in (name, pod.alias):
                 pod.counted["5xx"] += 1
                 return self._say(500, b"{}")
             pod.counted["2xx"] += 1

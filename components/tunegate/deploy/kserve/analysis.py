@@ -58,12 +58,14 @@ class Watch:
     Args:
         weight: the share, in percent.
         model: the canary's digest.
+        alias: the name that is asked, as users do: each answer must say the digest.
         probes: what is asked; None: one token.
         seconds: how long an answer may take.
     """
 
     weight: int
     model: str
+    alias: str
     probes: Probes | None
     seconds: float
     _ours: list[float] = field(default_factory=list)
@@ -130,13 +132,17 @@ class Watch:
         return next(self._prompts)
 
     def _taken(self, url: str, model: str, prompt: Sequence[int], tokens: int) -> float | None:
-        """The seconds an answer took; None for none. The same number of tokens from both, or times compare nothing."""
+        """The seconds an answer took; None for none, or for one of another model.
+
+        The same number of tokens from both, or times compare nothing.
+        """
         begin = time.monotonic()
         try:
-            Client(url, timeout_seconds=self.seconds).complete(prompt, model=model, max_tokens=tokens, ignore_eos=True)
+            client = Client(url, timeout_seconds=self.seconds)
+            answer = client.complete(prompt, model=self.alias, max_tokens=tokens, ignore_eos=True)
         except (RunError, InputError):
             return None
-        return time.monotonic() - begin
+        return time.monotonic() - begin if answer.model == model else None
 
 
 def percentile(values: Sequence[float]) -> float | None:

@@ -23,7 +23,6 @@ FIELD_MANAGER = "tunegate-deploy"
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _APPLY = "application/apply-patch+yaml"
-_REQUEST_SECONDS = 30  # the client takes no fraction, and without a word: it would wait for ever
 _LONGEST_PAUSE_SECONDS = 8.0
 
 #: Answers after which the same request is sent again: every write here is the same when it is done twice.
@@ -41,11 +40,13 @@ class Cluster:
         client: a ``kubernetes.client.ApiClient``.
         namespace: where everything lies.
         patience_seconds: how long a server that fails or is busy is asked again, later each time.
+        request_seconds: how long it may take to connect, and then to answer.
     """
 
     client: Any
     namespace: str
     patience_seconds: float = 60.0
+    request_seconds: float = 30.0
 
     def read(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any] | None:
         """The object or list at a path of the API; None when there is no such object.
@@ -56,15 +57,16 @@ class Cluster:
         """
         return self._asked("GET", path, query=query)
 
-    def apply(self, path: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
+    def apply(self, path: str, document: Mapping[str, Any], *, rehearsal: bool = False) -> dict[str, Any] | None:
         """Applies a document server-side, and takes no field from another manager.
 
         Args:
             path: the object's.
             document: all that we say of it. With ``metadata.resourceVersion``, it replaces that version alone.
+            rehearsal: whether it is only found out what would come of it.
 
         Returns:
-            The object as it is then; None when somebody wrote it since it was read.
+            The object as it is then, or would be; None when somebody wrote it since it was read.
 
         Raises:
             ConflictError: when another manager owns a field and says something else, naming both.
@@ -72,6 +74,7 @@ class Cluster:
             RunError: when the API does not answer.
         """
         query = {"fieldManager": FIELD_MANAGER, "force": "false", "fieldValidation": "Strict"}
+        query |= {"dryRun": "All"} if rehearsal else {}
         return self._asked("PATCH", path, query=query, body=document, kind=_APPLY)
 
     def create(self, path: str, document: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -102,7 +105,7 @@ class Cluster:
                     header_params={"Accept": "application/json", "Content-Type": kind},
                     body=body,
                     auth_settings=["BearerToken"], response_type="object", _return_http_data_only=True,
-                    _request_timeout=_REQUEST_SECONDS,
+                    _request_timeout=(self.request_seconds, self.request_seconds),  # it waits for ever on a mere float
                 )  # fmt: skip
                 return dict(answer)
             except ApiException as error:
@@ -192,7 +195,7 @@ def _refusal(error: Any, method: str, path: str) -> TunegateError:
     if code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return InputError(
             "This account may not do what a deployment needs.", seen=seen,
-            expected="the rights of the Role tunegate-deployer (manifests/base/rights.yaml)",
+            expected="the rights of the Role tunegate-deployer (manifests/base/serving/rights.yaml)",
             remedy="start the run as the service account tunegate-deployer, or bind that Role to this one",
         )  # fmt: skip
     return InputError(

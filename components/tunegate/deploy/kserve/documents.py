@@ -12,6 +12,7 @@ import copy
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,8 +29,11 @@ _API_VERSION, _KIND = "serving.kserve.io/v1beta1", "InferenceService"
 _MODE = "serving.kserve.io/deploymentMode"
 _STOP = "serving.kserve.io/stop"
 
-#: The container of KServe's that a model's fields are merged into.
-_CONTAINER = "kserve-container"
+#: KServe's webhook refuses a name of the model's container, and its schema requires the key in a canary (issue 4472).
+_NO_NAME = ""
+
+#: What Kubernetes takes as a name of an object that belongs to a service.
+_LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 _MANAGED_BY = {"app.kubernetes.io/managed-by": "tunegate"}
 _ALIAS = "tunegate.dev/alias"
@@ -60,11 +64,11 @@ def service_name(alias: str, given: str, predictor: str) -> str:
     """
     name = given or alias.replace(".", "-").replace("_", "-")
     longest = _NAME_LIMIT - len(servers_of("", predictor))
-    if len(name) > longest or not name.replace("-", "").isalnum() or name != name.lower() or not name[0].isalpha():
+    if len(name) > longest or not _LABEL.fullmatch(name):
         raise SettingsError(
             "The service cannot have this name.",
             seen=name,
-            expected=f"1 to {longest} lower-case letters, digits or '-', a letter first",
+            expected=f"1 to {longest} letters a to z, digits or '-', a letter first and no '-' last",
             remedy="set 'service' in the section 'deploy' of the recipe, or --service",
         )
     return name
@@ -140,6 +144,11 @@ class Live:
         return str((self.predictor.get("annotations") or {}).get(_MODEL, ""))
 
     @property
+    def replicas(self) -> int:
+        """How many servers what serves is said to have; KServe takes some away while a canary is ready."""
+        return int(self.predictor.get("minReplicas", 1))
+
+    @property
     def canaries(self) -> list[dict[str, Any]]:
         """What is tried beside it."""
         return list(self.document["spec"].get("canary") or [])
@@ -205,7 +214,7 @@ def predictor(template: Mapping[str, Any], release: Release, *, replicas: int) -
     made["minReplicas"] = replicas
     made.pop("maxReplicas", None)
     made["model"] = {
-        **model, "name": _CONTAINER, "storageUri": release.storage_uri, "args": [*model.get("args", []), *told],
+        **model, "name": _NO_NAME, "storageUri": release.storage_uri, "args": [*model.get("args", []), *told],
     }  # fmt: skip
     return made
 
@@ -215,9 +224,23 @@ def serves_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(one["model"].get(name) == other["model"].get(name) for name in ("storageUri", "args", "image"))
 
 
-def replicas_at(weight: int, replicas: int) -> int:
-    """How many servers a share of the traffic needs, as KServe counts; one even for none, so that it can be asked."""
-    return max(1, math.ceil(replicas * weight / 100))
+def replicas_at(weight: int, replicas: int, live: Live) -> int:
+    """How many servers a share of the traffic needs, as KServe counts; one even for none, so that it can be asked.
+
+    KServe takes no canary of more servers than what serves is said to have: it grows when it has its place.
+    """
+    return max(1, math.ceil(min(replicas, live.replicas) * weight / 100))
+
+
+def lost(before: Mapping[str, Any], after: Mapping[str, Any], at: str = "") -> list[str]:
+    """The fields of ``before`` that ``after`` says nothing of, by their paths; lists are whole."""
+    found = []
+    for name, value in before.items():
+        if name not in after:
+            found.append(f"{at}{name}")
+        elif isinstance(value, dict) and isinstance(after[name], dict):
+            found += lost(value, after[name], f"{at}{name}.")
+    return found
 
 
 def first(
@@ -250,9 +273,14 @@ def with_canary(live: Live, made: Mapping[str, Any], weight: int) -> dict[str, A
     return _again(live, live.predictor, [{"trafficPercent": weight, "predictor": dict(made)}])
 
 
-def without_canary(live: Live) -> dict[str, Any]:
-    """What serves, untouched, and nothing beside it."""
-    return _again(live, live.predictor, [])
+def without_canary(live: Live, name: str) -> dict[str, Any]:
+    """What serves, untouched, and this canary no longer beside it."""
+    return _again(live, live.predictor, [one for one in live.canaries if one["predictor"].get("name") != name])
+
+
+def alone(live: Live, replicas: int) -> dict[str, Any]:
+    """What serves, on so many servers, and nothing beside it."""
+    return _again(live, {**live.predictor, "minReplicas": replicas}, [])
 
 
 def promoted(live: Live, made: Mapping[str, Any]) -> dict[str, Any]:

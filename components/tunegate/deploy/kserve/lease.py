@@ -8,6 +8,7 @@ which would start anew, so nothing that changes may stand there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import threading
@@ -16,13 +17,16 @@ import uuid
 from types import TracebackType
 from typing import Any
 
-from tunegate.contracts.errors import ConflictError, TunegateError
+from tunegate.contracts.errors import ConflictError, RunError, TunegateError
 from tunegate.deploy.kserve.cluster import Cluster
 
 _KIND = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
 _PROVEN = "tunegate.dev/proven"
 _REFUSED = "tunegate.dev/refused"
 _POLL_SECONDS = 1.0
+
+#: The share of its duration for which a renewal is relied on without asking.
+_SURE = 2 / 3
 
 
 class Lease:
@@ -38,7 +42,12 @@ class Lease:
     """
 
     def __init__(self, cluster: Cluster, name: str, *, seconds: float) -> None:
-        self._cluster, self._name, self._seconds = cluster, f"{name}-tunegate", seconds
+        self._cluster = cluster
+        self._brief = dataclasses.replace(  # a renewal that waits longer than until the next one is due is none
+            cluster, patience_seconds=min(cluster.patience_seconds, seconds / 4), request_seconds=max(1.0, seconds / 4)
+        )
+        self._name, self._seconds = f"{name}-tunegate", seconds
+        self._renewed = 0.0
         self._me = uuid.uuid4().hex
         self._lock = threading.Lock()
         self._left = threading.Event()
@@ -66,7 +75,22 @@ class Lease:
             self._note(_REFUSED, json.dumps({"attempt": attempt, "why": why}))
 
     def refuse_lost(self) -> None:
-        """Raises ConflictError when another driver has taken over: it decides now."""
+        """Lets only the holder go on. Who was paused or cut off for too long must renew first.
+
+        Raises:
+            ConflictError: when another driver has taken over: it decides now.
+            RunError: when that cannot be told.
+        """
+        if not self._lost and time.monotonic() - self._renewed > self._seconds * _SURE:
+            try:
+                self._write(holder=self._me)
+            except TunegateError as error:
+                raise RunError(
+                    f"The right to change the service could not be renewed ({self._name}).",
+                    seen=error.seen,
+                    expected=f"a renewal each {self._seconds * _SURE:.0f} s: after that, another may have taken over",
+                    remedy="run it again when the API is well: it goes on where it was",
+                ) from error
         if self._lost:
             raise ConflictError(
                 f"Another deployment has taken over {self._name}.",
@@ -76,12 +100,13 @@ class Lease:
             )
 
     def __enter__(self) -> Lease:
-        seen, since = None, time.monotonic()
+        seen, since, taken = None, time.monotonic(), time.monotonic()
         while True:
             found = self._cluster.read(self._path)
             spec = (found or {}).get("spec") or {}
             if spec.get("holderIdentity") == self._me:
                 self._annotations = dict((found or {})["metadata"].get("annotations") or {})
+                self._renewed = taken
                 self._thread.start()
                 return self
             holder, mark = spec.get("holderIdentity"), (spec.get("holderIdentity"), spec.get("renewTime"))
@@ -91,6 +116,7 @@ class Lease:
                 raise self._alive(spec)
             waited = time.monotonic() - since
             if not holder or waited >= float(spec.get("leaseDurationSeconds", self._seconds)):
+                taken = time.monotonic()
                 self._take(found)  # who has it then is read, and not believed: an answer may be lost after success
                 seen = None
             else:
@@ -122,10 +148,8 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._left.wait(self._seconds / 3):
-            try:
+            with contextlib.suppress(TunegateError):  # the next one may do better; whoever writes is held to the time
                 self._write(holder=self._me)
-            except TunegateError as error:
-                self._lost = error.seen
             if self._lost:
                 return
 
@@ -138,13 +162,15 @@ class Lease:
         """Writes the Lease anew while it is ours."""
         with self._lock:
             while True:
-                found = self._cluster.read(self._path)
+                begun = time.monotonic()
+                found = self._brief.read(self._path)
                 owner = ((found or {}).get("spec") or {}).get("holderIdentity")
                 if found is None or owner != self._me:
                     self._lost = f"held by {owner or 'nobody'}"
                     return
                 found["metadata"]["annotations"] = {**found["metadata"].get("annotations", {}), **self._annotations}
-                if self._cluster.replace(self._path, {**found, "spec": self._spec(holder)}) is not None:
+                if self._brief.replace(self._path, {**found, "spec": self._spec(holder)}) is not None:
+                    self._renewed = begun
                     return
 
     def _spec(self, holder: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from tunegate.deploy.settings import ClusterSettings
 from tunegate.deploy.versions import SERVED
 from tunegate.registry.aliases import current
 from tunegate.registry.judged import refuse_unjudged
-from tunegate.registry.records import Record
 from tunegate.registry.settings import SigningSettings
 from tunegate.registry.signatures import fetch_signed_version
 from tunegate.registry.versions import fetch_part, show_version
@@ -110,10 +109,12 @@ def release_of(
     )
 
 
-def points_elsewhere(storage: Storage, release: Release) -> Record | None:
-    """The alias's record of now, when its version is no longer the release's; None while it is."""
+def points_elsewhere(storage: Storage, release: Release) -> str:
+    """Where the alias points now, in words, when that is no longer the release's version; empty while it is."""
     record = current(storage, release.alias)
-    return record if record is not None and record.version != release.version else None
+    if record is None:
+        return "there is no such alias any more"
+    return f"{record.version[:12]} ({record.action})" if record.version != release.version else ""
 
 
 def refuse_other_probes(probes: Probes, model: str) -> None:

@@ -8,11 +8,13 @@
                           └──────────────────┴─▶ no canary: the other one serves on
 
 What serves is never written: it is said again as it was read. KServe ends its servers only when the canary, which had
-all the traffic by then, takes its place. Whoever is killed leaves a canary at some share; the next try goes on there.
+all the traffic by then, takes its place; that this will be taken is rehearsed before the canary has any. Whoever is
+killed leaves a canary at some share; the next try goes on there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -20,7 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunegate.contracts.errors import ConflictError, GateRefused, Interrupted, RunError, TunegateError
+from tunegate.contracts.errors import ConflictError, GateRefused, InputError, Interrupted, RunError, TunegateError
 from tunegate.contracts.progress import say
 from tunegate.deploy.kserve import documents
 from tunegate.deploy.kserve.analysis import Figures, Watch, broken_limits
@@ -51,6 +53,7 @@ class Rollout:
         settings: what it must show.
         storage: the registry's: the alias may move meanwhile.
         lease: held.
+        attempt: what is refused to it is kept there.
         stopping: set when it should end.
         figures: what was seen at each share of the traffic.
         replaced: the version that served before; empty for none.
@@ -63,6 +66,7 @@ class Rollout:
     settings: ClusterSettings
     storage: Storage
     lease: Lease
+    attempt: str
     stopping: threading.Event
     figures: list[Figures] = field(default_factory=list)
     replaced: str = ""
@@ -86,10 +90,30 @@ class Rollout:
         self.replaced, self._before = live.version, live.name
         try:
             self._canary(live)
+            self._promote()
         except TunegateError as error:
-            self._back(error)
+            self._refused(error)
+            with contextlib.suppress(
+                TunegateError
+            ):  # why it goes back is told, whether it could be brought back or not
+                self._back(error)
             raise
-        return self._promote()
+        return self._proven()
+
+    def withdraw(self, error: GateRefused) -> None:
+        """Takes away what an earlier try that was refused could not: a canary, or a first version.
+
+        Raises:
+            TunegateError: when that cannot be done now either.
+        """
+        live = self._read()
+        if live is None:
+            return
+        self._before = live.name
+        if live.canary(self.release.predictor) is not None:
+            self._back(error)
+        elif live.name == self.release.predictor and not self.lease.proven and not live.stopped:
+            self._written(documents.stopped)
 
     def _first(self, live: Live | None) -> Live:
         """Nothing runs: there is nothing to be a canary beside."""
@@ -97,50 +121,114 @@ class Rollout:
         made = documents.first(
             self.template, self.service, self.cluster.namespace, self.release, replicas=self.settings.replicas
         )
+        path = documents.service_path(self.cluster, self.service)
         if live is not None:
             made["metadata"]["resourceVersion"] = live.document["metadata"]["resourceVersion"]
-        if self.cluster.apply(documents.service_path(self.cluster, self.service), made) is None:
+            self._refuse_stopped_by_others(self.cluster.apply(path, made, rehearsal=True))
+        self.lease.note_proven("")  # what was proven before is not what starts now
+        if self.cluster.apply(path, made) is None:
             raise self._changed("it was made or changed meanwhile")
         return self._proven_or_stopped()
 
+    def _refuse_stopped_by_others(self, would_be: Mapping[str, Any] | None) -> None:
+        """What we stopped starts with our next word; a stop of somebody else's stays, and no server would start."""
+        if would_be is not None and Live(would_be).stopped:
+            raise InputError(
+                f"The InferenceService {self.service} was stopped by somebody else.",
+                seen="the annotation serving.kserve.io/stop, which is not of tunegate's",
+                expected="a service that may run",
+                remedy=f"kubectl annotate inferenceservice {self.service} serving.kserve.io/stop-, and deploy again",
+            )
+
     def _serving(self, live: Live) -> Live:
-        """It has its place already: an earlier try was killed, or this is said again."""
+        """It has its place already: an earlier try was killed, or this is said again, or with more or less servers."""
+        self._refuse_other_form(live)
         say(TASK, f"{self.release.version[:12]} has its place already: asking it")
-        if live.canaries:
-            self._applied(documents.without_canary)
-        return self._proven() if self.lease.proven else self._proven_or_stopped()
+        if not self.lease.proven:
+            return self._proven_or_stopped()
+        self._applied(lambda live: documents.alone(live, self.settings.replicas))
+        return self._proven()
+
+    def _refuse_other_form(self, live: Live) -> None:
+        """What would be said to be served must be what is."""
+        made = documents.predictor(self.template, self.release, replicas=self.settings.replicas)
+        if not documents.serves_alike(live.predictor, made):
+            raise ConflictError(
+                f"Version {self.release.version[:12]} is served in another form than is asked: nothing was changed.",
+                seen=_form(live.predictor),
+                expected=_form(made),
+                remedy="ask for the form that is served (storage_prefix, the section 'serving', the template), or "
+                "promote another version: one version is served in one form",
+            )
 
     def _proven_or_stopped(self) -> Live:
         """What was never proven and replaced nothing does not go on."""
         try:
+            self._applied(lambda live: documents.alone(live, self.settings.replicas))
             return self._proven()
-        except (Interrupted, ConflictError):
+        except ConflictError:
             raise
-        except (GateRefused, RunError):
-            self._applied(documents.stopped)
-            say(TASK, f"{self.service} is stopped: nothing serves {self.release.alias}")
+        except (GateRefused, RunError, Interrupted) as error:
+            self._refused(error)
+            with contextlib.suppress(TunegateError):  # the cause is told, whether it could be stopped or not
+                self._written(documents.stopped)
+                say(TASK, f"{self.service} is stopped: nothing serves {self.release.alias}")
             raise
+
+    def _refused(self, error: Exception) -> None:
+        """Keeps a refusal before anything else is tried: the next try of this task must not meet users again."""
+        if isinstance(error, GateRefused):
+            with contextlib.suppress(TunegateError):
+                self.lease.note_refused(self.attempt, error.failed)
 
     def _canary(self, live: Live) -> None:
         """From the share that an earlier try reached to all traffic."""
-        made = documents.predictor(self.template, self.release, replicas=documents.replicas_at(0, 1))
+        made = documents.predictor(self.template, self.release, replicas=1)
         tried = live.canary(self.release.predictor)
         reached = live.weight(self.release.predictor) if tried and documents.serves_alike(tried, made) else None
+        self._rehearse(made if reached is None else tried or made)
         if reached is None:
             say(TASK, f"{live.version[:12] or live.name} serves; {self.release.version[:12]} is tried beside it")
+            self._applied(lambda live: documents.with_canary(live, made, 0))
         else:
             say(TASK, f"{self.release.version[:12]} is tried already, with {reached} % of the traffic: going on there")
-        if reached is None:
-            self._applied(lambda live: documents.with_canary(live, made, 0))
         for weight in (0, *self.settings.weights):
             if weight >= (reached or 0):
                 self._stage(weight)
 
+    def _rehearse(self, made: Mapping[str, Any]) -> None:
+        """Whether the promotion would be taken, and would be of what is tried.
+
+        Raises:
+            ConflictError: when somebody else owns a field that it changes.
+            InputError: when KServe refuses it; or when the template lacks a field of what serves: the canary inherits
+                that from KServe, and would start anew without it in the moment of its promotion.
+        """
+        for _ in range(_TRIES):
+            live = self._now()
+            document = documents.promoted(live, {**made, "minReplicas": self.settings.replicas})
+            would_be = self.cluster.apply(documents.service_path(self.cluster, self.service), document, rehearsal=True)
+            if would_be is not None:
+                break
+        else:
+            raise self._changed(f"{_TRIES} writes met others")
+        if gone := documents.lost(live.predictor, Live(would_be).predictor):
+            raise InputError(
+                "The template lacks fields of what serves: the new version would be tried with them and serve without.",
+                seen=f"{len(gone)} field(s) of the predictor that serves are not in the template any more",
+                expected="the same fields, of whatever values",
+                remedy="say these fields in the template with the values they are to have; or remove the "
+                "InferenceService and deploy anew, which serves nothing meanwhile",
+                items=gone,
+            )
+
     def _stage(self, weight: int) -> None:
         """One share of the traffic, until it has shown what it must."""
         self._refuse_moved_alias()
-        count = documents.replicas_at(weight, self.settings.replicas)
-        self._applied(lambda live: documents.with_canary(live, self._tried(live, count), weight))
+        written = self._applied(
+            lambda live: documents.with_canary(live, self._tried(live, self._count(live, weight)), weight)
+        )
+        count = self._count(written, weight)
         name = self.release.predictor
         self._until(
             lambda: self._now().reached(name, weight) and len(self._canary_urls()) >= count,
@@ -151,6 +239,9 @@ class Rollout:
         if weight:
             self._watch(weight)
 
+    def _count(self, live: Live, weight: int) -> int:
+        return documents.replicas_at(weight, self.settings.replicas, live)
+
     def _watch(self, weight: int) -> None:
         """Asks, counts and compares for as long as the settings say; a limit that is broken ends it early.
 
@@ -158,7 +249,7 @@ class Rollout:
             GateRefused: naming the limits.
         """
         settings = self.settings
-        watch = Watch(weight, self.release.model, self.release.probes, settings.request_seconds)
+        watch = Watch(weight, self.release.model, self.release.alias, self.release.probes, settings.request_seconds)
         begin = time.monotonic()
         while True:
             live = self._now()
@@ -214,7 +305,7 @@ class Rollout:
                 expected="at least one",
                 remedy="look at the log of its pods",
             )
-        refuse_other_model(urls, self.release.model, seconds=self.settings.request_seconds)
+        refuse_other_model(urls, self.release.model, self.release.alias, seconds=self.settings.request_seconds)
         return urls
 
     def _tried(self, live: Live, replicas: int) -> dict[str, Any]:
@@ -239,16 +330,15 @@ class Rollout:
                 items=found.reasons,
             )
 
-    def _promote(self) -> Live:
+    def _promote(self) -> None:
         """The canary, which has all the traffic, takes its place; its servers go on."""
         self._refuse_moved_alias()
         self._applied(self._promoted)
         say(TASK, f"{self.release.version[:12]} takes the place of {self.replaced[:12] or 'what served'}")
-        return self._proven()
 
     def _promoted(self, live: Live) -> dict[str, Any]:
         if live.name == self.release.predictor:  # an answer that was lost after success
-            return documents.without_canary(live)
+            return documents.alone(live, self.settings.replicas)
         return documents.promoted(live, self._tried(live, self.settings.replicas))
 
     def _proven(self) -> Live:
@@ -264,14 +354,20 @@ class Rollout:
     def _back(self, error: Exception) -> None:
         """Takes the canary away, or, where somebody only asked for a pause, its traffic; what served serves on."""
         self.lease.refuse_lost()
+        name = self.release.predictor
+        live = self._now()
+        if live.name == name:  # the answer to its promotion was lost: it serves, and the next try asks it
+            return
         if isinstance(error, Interrupted):
-            if self._now().weight(self.release.predictor):
+            if live.weight(name):
                 self._written(lambda live: documents.with_canary(live, self._tried(live, 1), 0))
             return
+        if live.canary(name) is None:
+            return
         say(TASK, f"rolling back: {str(error).splitlines()[0]}")
-        live = self._written(documents.without_canary)
+        live = self._written(lambda live: documents.without_canary(live, name))
         others = ready_urls(self.cluster, documents.servers_of(self.service, live.name))
-        if serves(others, live.model, seconds=self.settings.request_seconds):
+        if serves(others, live.model, self.release.alias, seconds=self.settings.request_seconds):
             say(TASK, f"{live.version[:12] or live.name} serves on")
         else:
             say(TASK, f"{live.version[:12] or live.name} has all the traffic again, and did not serve before either")
@@ -322,10 +418,10 @@ class Rollout:
 
     def _refuse_moved_alias(self) -> None:
         moved = points_elsewhere(self.storage, self.release)
-        if moved is not None:
+        if moved:
             raise ConflictError(
                 f"{self.release.alias} points at another version by now: this one is not deployed.",
-                seen=f"{moved.version[:12]} ({moved.action})",
+                seen=moved,
                 expected=self.release.version[:12],
                 remedy="deploy again: what the alias points at now is taken",
             )
@@ -370,3 +466,9 @@ class Rollout:
             expected="what this deployment left there",
             remedy="find out who, and deploy again",
         )
+
+
+def _form(predictor: Mapping[str, Any]) -> str:
+    """What starts a predictor's servers, in one line."""
+    model = predictor.get("model") or {}
+    return f"{model.get('storageUri')} {' '.join(map(str, model.get('args') or []))} {model.get('image', '')}".rstrip()

@@ -41,11 +41,11 @@ def ready_urls(cluster: Cluster, servers: str) -> tuple[str, ...]:
     return tuple(sorted(urls))
 
 
-def refuse_other_model(urls: Iterable[str], model: str, *, seconds: float) -> None:
-    """Asks each server for the digest it serves under.
+def refuse_other_model(urls: Iterable[str], model: str, alias: str, *, seconds: float) -> None:
+    """Asks each server for the digest it serves under, and whether users reach it by the alias.
 
     Raises:
-        GateRefused: when one serves something else, with both names.
+        GateRefused: when one serves something else, with both names, or does not know the alias.
         RunError: when one does not answer.
     """
     for url in urls:
@@ -57,13 +57,20 @@ def refuse_other_model(urls: Iterable[str], model: str, *, seconds: float) -> No
                 expected=model,
                 remedy="look at that server's log; the files at its storageUri are not the version's own",
             )
+        if alias not in served:
+            raise GateRefused(
+                "A server does not know the name that users ask for.",
+                seen=f"{url}: {', '.join(served)}",
+                expected=alias,
+                remedy="look at the args of its container: --also names the alias",
+            )
 
 
-def serves(urls: Iterable[str], model: str, *, seconds: float) -> bool:
-    """Whether there are servers, and each answers under ``model``."""
+def serves(urls: Iterable[str], model: str, alias: str, *, seconds: float) -> bool:
+    """Whether there are servers, and each answers under ``model``, and to the alias."""
     urls = tuple(urls)
     try:
-        refuse_other_model(urls, model, seconds=seconds)
+        refuse_other_model(urls, model, alias, seconds=seconds)
     except (GateRefused, RunError):
         return False
     return bool(urls)
