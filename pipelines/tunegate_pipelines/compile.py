@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ def compile_pipeline(
     image_prefix: str = "",
     digests: Mapping[str, str] | None = None,
     platform: Platform | None = None,
+    check: Callable[[str], None] = lambda document: None,
 ) -> Path:
     """Writes a compiled pipeline to ``output``.
 
@@ -38,6 +39,7 @@ def compile_pipeline(
         digests: image → digest, by which each is then named; None: by the tag of this version.
         platform: what it is compiled for; None: any KFP. On Kubernetes the file then holds a second document with what
             pods are told.
+        check: is given the document before it is written, and raises where it must not be.
 
     Raises:
         InputError: when an image of the pipeline has no digest; nothing is written then.
@@ -49,6 +51,7 @@ def compile_pipeline(
         compiler.Compiler().compile(_traced(pipeline, platform), package_path=str(path))
         text = path.read_text("utf-8")
     text = located(text, image_prefix) if digests is None else pinned(text, digests, prefix=image_prefix)
+    check(text)
     output.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(output, text.encode())
     return output

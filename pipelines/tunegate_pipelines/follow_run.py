@@ -11,9 +11,12 @@ from typing import Any
 
 from tunegate.contracts.errors import GateRefused, RunError, TunegateError
 from tunegate_pipelines.follow import View
-from tunegate_pipelines.kfp_server import KfpServer
+from tunegate_pipelines.kfp_server import KfpServer, NotSignedIn
 
 POLL_SECONDS = 10.0
+
+#: How long a KFP that does not answer is asked again: a run takes hours, and an upgrade of its server some minutes.
+PATIENCE_SECONDS = 900.0
 
 _ENDED = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 _WELL = ("SUCCEEDED", "SKIPPED")
@@ -38,11 +41,13 @@ class Followed:
         state: KFP's word for how it stands.
         tasks: task → its state, of the pipeline's own tasks.
         seconds: since the first look.
+        run: KFP's own record of it at the last look; None before the first.
     """
 
     state: str = ""
     tasks: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    run: Any = None
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -58,8 +63,9 @@ def follow_run(
     labels: Mapping[str, str],
     poll_seconds: float = POLL_SECONDS,
     sleep: Callable[[float], None] = time.sleep,
+    followed: Followed | None = None,
 ) -> Followed:
-    """Looks at a run until it ends.
+    """Looks at a run until it ends. Once it was seen, a KFP that does not answer is asked again for a while.
 
     Args:
         server: KFP.
@@ -69,6 +75,7 @@ def follow_run(
         labels: task → what a person calls it.
         poll_seconds: how often it is looked at.
         sleep: waits, in seconds.
+        followed: what is filled: whoever gave it knows how the run stood, however the looking ends.
 
     Returns:
         How it stood at the last look.
@@ -76,22 +83,31 @@ def follow_run(
     Raises:
         InputError, RunError: as the server says.
     """
-    followed, started = Followed(), time.monotonic()
+    followed, started = followed or Followed(), time.monotonic()
+    answered = started
     while True:
-        run = server.run(run_id)
-        followed.seconds = time.monotonic() - started
-        _show(run, followed, view, total, labels)
+        try:
+            followed.run = server.run(run_id)
+        except (RunError, NotSignedIn) as error:
+            waits = server.renews or not isinstance(error, NotSignedIn)
+            if followed.run is None or not waits or time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
+            view.news("run", f"{error.failed} It is asked again.")
+            sleep(poll_seconds)
+            continue
+        answered = time.monotonic()
+        followed.seconds = answered - started
+        _show(followed.run, followed, view, total, labels)
         if followed.state in _ENDED:
             return followed
         sleep(poll_seconds)
 
 
-def refuse_unless_succeeded(followed: Followed, run: Any, link: str) -> None:
+def refuse_unless_succeeded(followed: Followed, link: str) -> None:
     """Lets a run through that reached its end.
 
     Args:
         followed: how it ended.
-        run: KFP's own record of it.
         link: where a person looks.
 
     Raises:
@@ -101,7 +117,7 @@ def refuse_unless_succeeded(followed: Followed, run: Any, link: str) -> None:
     if followed.state in _WELL:
         return
     failed = [task for task, state in followed.tasks.items() if state == "FAILED"]
-    raise _ending(followed.state, failed, _words(run), link)
+    raise _ending(followed.state, failed, _words(followed.run), link)
 
 
 def _ending(state: str, failed: list[str], words: list[str], link: str) -> TunegateError:

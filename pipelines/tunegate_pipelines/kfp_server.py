@@ -27,6 +27,10 @@ _NOT_SIGNED_IN = (401, 403)
 _SHOWN_CHARACTERS = 300
 
 
+class NotSignedIn(InputError):
+    """KFP refuses who asks: there is no token, or one that it takes no longer."""
+
+
 @dataclass(frozen=True)
 class KfpServer:
     """A KFP that answers.
@@ -37,6 +41,7 @@ class KfpServer:
         ui: where its UI is; empty where it is not known.
         namespace: of the runs; empty where there is one user.
         sleep: waits, in seconds.
+        renews: whether a token that ended may be another one at the next request: it lies in a file.
     """
 
     client: Any
@@ -44,6 +49,7 @@ class KfpServer:
     ui: str
     namespace: str
     sleep: Callable[[float], None] = time.sleep
+    renews: bool = False
 
     def pipeline_id(self, name: str) -> str | None:
         """The pipeline of that name; None when there is none."""
@@ -184,7 +190,7 @@ def connect(
         warnings.simplefilter("ignore")  # that the client is for KFP 2, which this is
         client = _asked(lambda: _client(cluster, token), address)
     ui = (cluster.ui_host or environment.get("KF_PIPELINES_UI_ENDPOINT", "") or cluster.host).rstrip("/")
-    return KfpServer(client, address, ui, cluster.namespace, sleep)
+    return KfpServer(client, address, ui, cluster.namespace, sleep, renews=bool(cluster.token_file))
 
 
 def _named(key: str, name: str) -> str:
@@ -269,11 +275,12 @@ def _asked(ask: Callable[[], T], address: str) -> T:
 
 def _refusal(status: int, said: str, address: str) -> TunegateError:
     if status in _NOT_SIGNED_IN:
-        return InputError(
+        return NotSignedIn(
             f"KFP at {address} refuses who asks.",
             seen=f"HTTP {status}: {said}",
             expected="a token that it takes, of somebody who may do this in the namespace",
-            remedy="name the variable with a fresh token in `token_env` of the cluster file, and check `namespace`",
+            remedy="name the variable with a fresh token in `token_env` of the cluster file, or a renewed file in "
+            "`token_file`, and check `namespace`",
         )
     if 400 <= status < 500 and status not in (408, 429):
         return InputError(

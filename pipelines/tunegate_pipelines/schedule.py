@@ -159,7 +159,9 @@ def owned(server: KfpServer, owner: str) -> list[Owned]:
 def _wanted(schedule: Schedule, folder: Path, cluster: Cluster) -> Wanted:
     recipe = read_recipe(folder / schedule.recipe, schedule.set)
     extra: Mapping[str, Any] = {"lease_seconds": schedule.lease_seconds} if schedule.lease_seconds else {}
-    submission = prepare_submission(recipe, cluster, pipeline=schedule.pipeline, model=schedule.model, extra=extra)
+    submission = prepare_submission(
+        recipe, cluster, pipeline=schedule.pipeline, model=schedule.model, extra=extra, name=schedule.name
+    )
     return Wanted(schedule, submission, cluster)
 
 

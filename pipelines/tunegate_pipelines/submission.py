@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 
 from tunegate.contracts.errors import InputError, ModelError, SettingsError
-from tunegate.contracts.files import canonical_json
 from tunegate.contracts.images import TAG
 from tunegate.evaluate.own.task import is_task_file
 from tunegate.preflight.lint import Linted, refuse
@@ -66,6 +65,7 @@ def prepare_submission(
     pipeline: str = "finetune",
     model: str = "",
     extra: Mapping[str, Any] | None = None,
+    name: str = "",
 ) -> Submission:
     """Checks a recipe for a cluster, places its steps and compiles the pipeline. Nothing is sent.
 
@@ -75,6 +75,7 @@ def prepare_submission(
         pipeline: ``finetune`` or ``retrain``.
         model: a known model or a ``config.json``, for the memory plan, where the base model is not on this machine.
         extra: further parameters of the pipeline.
+        name: what the run, or the recurring run, will be called.
 
     Raises:
         InputError: for a recipe or cluster that cannot be used, an input that is not pinned, a step that fits no
@@ -92,15 +93,27 @@ def prepare_submission(
     parameters = {**_parameters(recipe, sections), **(extra or {})}
     if pipeline == "retrain":
         parameters["lease_seconds"] = _lease_seconds(made, int(parameters.get("lease_seconds", 0)))
-    variables = [secret.env for secret in cluster.secret_references()] + [cluster.token_env]
-    variables += [sections["approve"]["token_env"], sections["approve"]["webhook_url_env"]]
-    variables += [sections["signing"]["password_env"]]
-    texts = {"the compiled pipeline": document, "the run form": canonical_json(parameters).decode()}
-    environment = dict(os.environ)
-    if cluster.token_file:
-        environment["token_file"] = read_token(cluster.token_file)
-    refuse_secrets(texts, [*variables, "token_file"], environment)
+    refuse_known_secrets({**named_parts(document), "the run form": parameters, "its name": name}, cluster, sections)
     return Submission(pipeline, document, parameters, linted, made.placements)
+
+
+def refuse_known_secrets(
+    sent: Mapping[str, Any], cluster: Cluster, sections: Mapping[str, Mapping[str, Any]] | None
+) -> None:
+    """Refuses what holds the value of a secret that a cluster file or a recipe names. See :func:`refuse_secrets`."""
+    variables = [secret.env for secret in cluster.secret_references()] + [cluster.token_env]
+    if sections is not None:
+        variables += [sections["approve"]["token_env"], sections["approve"]["webhook_url_env"]]
+        variables += [sections["signing"]["password_env"]]
+    environment = dict(os.environ)
+    if cluster.token_file and (sections is not None or Path(cluster.token_file).expanduser().is_file()):
+        environment["token_file"] = read_token(cluster.token_file)
+    refuse_secrets(sent, [*variables, "token_file"], environment)
+
+
+def named_parts(document: str) -> dict[str, Any]:
+    """A compiled pipeline as what it means, for a look at all that it holds."""
+    return {"the compiled pipeline": list(yaml.safe_load_all(document))}
 
 
 def compiled_document(pipeline: str, cluster: Cluster, made: Platform) -> str:

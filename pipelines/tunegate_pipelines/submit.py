@@ -105,10 +105,11 @@ def submitted(
         RunError: when KFP cannot answer.
     """
     there = read_cluster(cluster)
-    submission = prepare_submission(read_recipe(recipe, overrides), there, pipeline=pipeline, model=model)
+    called = name or f"{recipe.stem} {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} {secrets.token_hex(2)}"
+    read = read_recipe(recipe, overrides)
+    submission = prepare_submission(read, there, pipeline=pipeline, model=model, name=called)
     server = connect(there, os.environ)
     ids = uploaded(server, submission)
-    called = name or f"{recipe.stem} {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} {secrets.token_hex(2)}"
     experiment = server.experiment_id(there.experiment)
     run_id = server.start(called, experiment_id=experiment, ids=ids, parameters=submission.parameters, cluster=there)
     return Started(server, run_id, called, submission, ids, tasks_of(submission.document))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tunegate.contracts.errors import InputError
 from tunegate_pipelines.cluster import Cluster, read_cluster
@@ -13,7 +14,7 @@ from tunegate_pipelines.placement import VERTEX, Planned, platform
 from tunegate_pipelines.plan import model_config
 from tunegate_pipelines.platform_settings import Platform
 from tunegate_pipelines.recipe import read_recipe, resolve
-from tunegate_pipelines.submission import planned
+from tunegate_pipelines.submission import named_parts, planned, refuse_known_secrets
 
 #: What steps run on where a document for Vertex names no accelerators: room for about 8 B parameters.
 _VERTEX_GPU = "A100 80GB"
@@ -27,11 +28,24 @@ class CompiledFor:
         platform: None: any KFP.
         image_prefix: put before each image's name.
         image_digests: the file of their digests; None: tags.
+        cluster: the cluster file, where one was given.
+        sections: step → its settings, where a recipe was given.
     """
 
     platform: Platform | None
     image_prefix: str = ""
     image_digests: Path | None = None
+    cluster: Cluster | None = None
+    sections: Mapping[str, Mapping[str, Any]] | None = None
+
+    def refuse_secrets(self, document: str) -> None:
+        """Refuses a compiled document that holds the value of a secret which the cluster file or the recipe names.
+
+        Raises:
+            InputError: naming the variable.
+        """
+        if self.cluster is not None:
+            refuse_known_secrets(named_parts(document), self.cluster, self.sections)
 
 
 def platform_for(
@@ -73,4 +87,5 @@ def platform_for(
         sections = resolve({name: value for name, value in read.form.items() if name in FORM}, read.sections)
         known = planned(read, sections, model)
     digests = Path(there.image_digests) if there.image_digests else None
-    return CompiledFor(platform(there, known, target=target), there.image_prefix, digests)
+    made = platform(there, known, target=target)
+    return CompiledFor(made, there.image_prefix, digests, there if cluster else None, known.sections)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,25 @@ def test_value_of_a_secret_is_found_in_whatever_is_sent() -> None:
         with pytest.raises(InputError) as refused:
             refuse_secrets({"document": f"x: {value}"}, ["MY_TOKEN"], environment)
         assert value not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", ['p"ss\\wörd-1234', "line\nbreak-1234", "grüße-an-alle"])
+def test_secret_is_found_however_a_document_writes_it(value: str) -> None:
+    environment = {"MY_TOKEN": value}
+    for sent in ({"a": [{"b": value}]}, {value: 1}, {"a": json.dumps({"b": value})}, f"x {value} y"):
+        with pytest.raises(InputError) as refused:
+            refuse_secrets({"document": sent}, ["MY_TOKEN"], environment)
+        assert value not in str(refused.value)
+    refuse_secrets({"document": {"a": "something else", "n": 12345678, "none": None}}, ["MY_TOKEN"], environment)
+
+
+def test_document_that_holds_a_secret_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", 'hf_"quoted"_123')
+    kinds = [{"gpu": "L4", "node_labels": {"team": 'hf_"quoted"_123'}}]
+    cluster, output = written(tmp_path, accelerators=kinds, steps={}), tmp_path / "out.yaml"
+    result = CliRunner().invoke(app, ["compile", "--cluster", str(cluster), "--output", str(output)])
+    assert result.exit_code == 2 and "HF_TOKEN" in result.output and "quoted" not in result.output
+    assert not output.exists()
 
 
 def test_only_a_whole_commit_pins() -> None:

@@ -63,6 +63,7 @@ def compile_(
             image_prefix=image_prefix or made.image_prefix,
             digests=read_digests(given_digests) if given_digests else None,
             platform=made.platform,
+            check=made.refuse_secrets,
         )
         if as_json:
             print_json({"pipeline": pipeline, "written": str(written)})

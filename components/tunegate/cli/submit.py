@@ -12,7 +12,7 @@ from rich.text import Text
 
 from tunegate.cli.arguments import ClusterOption, JsonOption, ModelOption, RecipeArgument, SetOption
 from tunegate.cli.shown import errors_shown, print_json
-from tunegate.contracts.errors import Interrupted
+from tunegate.contracts.errors import Interrupted, TunegateError
 
 commands = typer.Typer()
 
@@ -71,24 +71,33 @@ def _follow(
     told: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Shows a run to its end; a document for scripts is printed however it ended."""
+    """Shows a run to its end; a document for scripts is printed however it ended, or its following did.
+
+    Args:
+        tasks: how many it may run; 0 where that is not known, and neither is whether there is such a run.
+    """
     import contextlib
 
     from tunegate_pipelines.follow import view_for
-    from tunegate_pipelines.follow_run import follow_run, refuse_unless_succeeded
+    from tunegate_pipelines.follow_run import Followed, follow_run, refuse_unless_succeeded
     from tunegate_pipelines.stages import LABELS
 
+    followed, stopped = Followed(), ""
     try:
         with contextlib.closing(view_for(console)) as view:
-            followed = follow_run(server, run_id, view, total=tasks, labels=LABELS, poll_seconds=poll_seconds)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            "The run goes on; only its following was stopped.",
-            seen="Ctrl-C",
-            expected="its end",
-            remedy=f"tunegate follow {run_id}, or look at {server.link(run_id)}",
-        ) from None
+            follow_run(server, run_id, view, total=tasks, labels=LABELS, poll_seconds=poll_seconds, followed=followed)
+    except (KeyboardInterrupt, TunegateError) as error:
+        if isinstance(error, TunegateError) and not tasks and followed.run is None:
+            raise
+        stopped = f"{error.failed} {error.seen}" if isinstance(error, TunegateError) else "Ctrl-C"
     if as_json:
         print_json({**told, **followed.to_json()})
-    refuse_unless_succeeded(followed, server.run(run_id), server.link(run_id))
+    if stopped:
+        raise Interrupted(
+            "The run goes on; only its following was stopped.",
+            seen=stopped,
+            expected="its end",
+            remedy=f"tunegate follow {run_id}, or look at {server.link(run_id)}",
+        )
+    refuse_unless_succeeded(followed, server.link(run_id))
     console.print(Text(f"done  {server.link(run_id)}", "green"), soft_wrap=True)

@@ -183,6 +183,13 @@ def test_secret_that_somebody_wrote_into_a_recipe_is_not_sent(kfp: Any, home: Pa
     assert kfp.asked == []
 
 
+def test_secret_in_the_name_of_a_run_is_not_sent(kfp: Any, home: Path, cluster: Any) -> None:
+    cluster()
+    result = submit(home, *PLAN, "--name", "try hf_abcdefghijkl", env={"HF_TOKEN": "hf_abcdefghijkl"})
+    assert result.exit_code == 2 and "its name" in result.stderr and "hf_abcdefghijkl" not in result.output
+    assert kfp.asked == []
+
+
 @pytest.mark.parametrize("given", ["", "another-token"])
 def test_who_is_not_signed_in_is_told_so(given: str, kfp: Any, home: Path, cluster: Any) -> None:
     kfp.token = "a-very-secret-token"
@@ -236,6 +243,64 @@ def test_server_that_cannot_answer_for_a_moment_is_asked_again(kfp: Any, home: P
     kfp.fail("run_service_get_run", 502, "proxy", times=3)
     assert submit(home, *PLAN).exit_code == 0
     assert len(kfp.of("pipeline_service_list_pipelines")) == 3
+
+
+def test_following_outlives_a_server_that_is_away_for_minutes(kfp: Any, home: Path, cluster: Any) -> None:
+    cluster()
+    kfp.will("RUNNING", ("train", "RUNNING"))
+    kfp.will("SUCCEEDED", ("train", "SUCCEEDED"))
+
+    def away() -> None:
+        kfp.looked = lambda: None
+        kfp.fail("run_service_get_run", 503, "upgrade", times=9)  # more than one question is asked again
+
+    kfp.looked = away
+    assert submit(home, *PLAN).exit_code == 0
+
+
+@pytest.mark.parametrize("status", [503, 401])
+def test_following_that_fails_says_what_is_known_and_how_to_go_on(
+    status: int, kfp: Any, home: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on: a script that takes the end of its following for the run's end would start another one."""
+    monkeypatch.setattr("tunegate_pipelines.follow_run.PATIENCE_SECONDS", 0.1)
+    cluster()
+    kfp.will("RUNNING", ("train", "RUNNING"))
+
+    def away() -> None:
+        kfp.looked = lambda: None
+        kfp.fail("run_service_get_run", status, "no", times=999)
+
+    kfp.looked = away
+    result = submit(home, *PLAN, "--json")
+    assert result.exit_code == 75
+    told = json.loads(result.stdout)
+    assert (told["run"], told["state"], told["tasks"]) == ("run-0", "RUNNING", {"train": "RUNNING"})
+    assert "tunegate follow run-0" in result.stderr and f"HTTP {status}" in result.stderr
+
+
+def test_run_that_was_started_is_named_even_when_it_was_never_seen(kfp: Any, home: Path, cluster: Any) -> None:
+    cluster()
+    kfp.fail("run_service_get_run", 401, times=999)
+    result = submit(home, *PLAN, "--json")
+    assert result.exit_code == 75
+    assert json.loads(result.stdout)["run"] == "run-0"
+    followed = CliRunner().invoke(app, ["follow", "run-0", "--cluster", str(home / "cluster.yaml")])
+    assert followed.exit_code == 2  # nothing is known of it: bad input
+
+
+def test_token_that_ended_is_waited_for_when_its_file_is_renewed(kfp: Any, home: Path, cluster: Any) -> None:
+    (home / "token").write_text("a-token-of-the-file", "utf-8")
+    cluster(token_file=str(home / "token"))
+    kfp.will("RUNNING", ("train", "RUNNING"))
+    kfp.will("SUCCEEDED", ("train", "SUCCEEDED"))
+
+    def ended() -> None:
+        kfp.looked = lambda: None
+        kfp.fail("run_service_get_run", 401, times=2)
+
+    kfp.looked = ended
+    assert submit(home, *PLAN).exit_code == 0
 
 
 def test_server_that_goes_on_failing_ends_the_command_with_1(kfp: Any, home: Path, cluster: Any) -> None:
