@@ -90,34 +90,54 @@ def test_the_environment_beside_has_exactly_its_lock_and_the_same_torch() -> Non
         assert beside(f"import importlib.util; print(importlib.util.find_spec({name!r}))").strip() == "None"
 
 
-@with_vllm
-def test_vllm_starts_as_far_as_it_does_without_a_gpu() -> None:
-    """Its options are those of the build that was locked, CUDA's libraries among what it loads."""
-    command = [os.environ[PYTHON], "-m", "vllm.entrypoints.openai.api_server", "--help=all"]
-    asked = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ""})
-    assert asked.returncode == 0, asked.stderr[-2000:]
-    for option in ("--served-model-name", "--enable-lora", "--max-lora-rank", "--load-format", "--max-model-len"):
-        assert option in asked.stdout
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A process environment with the image's compiler, and a driver of GPUs in which every function does nothing.
 
-
-@with_vllm
-def test_triton_compiles_what_starts_a_kernel_with_the_compiler_of_the_image(tmp_path: Path) -> None:
-    """Its own source, linked to the driver's library and loaded, as on a GPU; here that library does nothing."""
+    That library comes from the node, and what loads or links it finds it by its name.
+    """
+    folder = tmp_path_factory.mktemp("driver")
+    packages = Path(beside("import triton; print(triton.__path__[0])").strip()).parent
+    callers = [packages / "triton/backends/nvidia/driver.c", *packages.joinpath("vllm").glob("*.so")]
+    called = {name for caller in callers for name in re.findall(rb"\bcu[A-Z]\w+\b", caller.read_bytes())}
+    source = "".join(f"int {name.decode()}(void) {{ return 0; }}\n" for name in sorted(called))
+    (folder / "driver.c").write_text(source, "utf-8")
     compiler = Path(os.environ[PYTHON]).parent.parent / "compiler"
-    source = beside("import triton; print(triton.__path__[0])").strip() + "/backends/nvidia/driver.c"
-    asked_for = sorted(set(re.findall(r"\b(cu[A-Z]\w+)\(", Path(source).read_text("utf-8"))))
-    (tmp_path / "driver.c").write_text("".join(f"int {name}(void) {{ return 0; }}\n" for name in asked_for), "utf-8")
-    driver = tmp_path / "libcuda.so.1"
-    environment = {"HOME": str(tmp_path), "PATH": f"{compiler}:/nowhere", "LD_LIBRARY_PATH": str(tmp_path)}
-    subprocess.run([compiler / "gcc", "-shared", "-o", driver, tmp_path / "driver.c"], check=True, env=environment)
+    environment = {"HOME": str(folder), "PATH": f"{compiler}:/nowhere", "LD_LIBRARY_PATH": str(folder)}
+    command = [compiler / "gcc", "-shared", "-o", folder / "libcuda.so.1", folder / "driver.c"]
+    subprocess.run(command, check=True, env=environment)
+    return environment
+
+
+@with_vllm
+@pytest.mark.parametrize("module", ["vllm._C_stable_libtorch", "vllm._moe_C_stable_libtorch"])
+def test_vllms_kernels_find_all_but_the_driver(module: str, driver: dict[str, str]) -> None:
+    """CUDA's libraries are torch's, which the lock of another folder names."""
+    command = [os.environ[PYTHON], "-I", "-c", f"import torch, {module}"]
+    asked = subprocess.run(command, capture_output=True, text=True, env=driver)
+    assert asked.returncode == 0, asked.stderr[-2000:]
+
+
+@with_vllm
+def test_the_server_is_imported_as_far_as_it_is_without_a_gpu() -> None:
+    wanted = locked(BESIDE)["vllm"]
+    assert beside("import vllm.entrypoints.openai.api_server, vllm; print(vllm.__version__)").split()[-1] == wanted
+
+
+@with_vllm
+def test_triton_compiles_what_starts_a_kernel_with_the_compiler_of_the_image(driver: dict[str, str]) -> None:
+    """Its own source, linked to the driver and loaded, as on a GPU."""
+    folder = driver["LD_LIBRARY_PATH"]
     script = f"""
 from pathlib import Path
+import triton
 from triton.runtime.build import compile_module_from_src
-source = Path({source!r})
+source = Path(triton.__path__[0]) / "backends/nvidia/driver.c"
 include = [str(source.parent / "include")]
-made = compile_module_from_src(source.read_text(), "cuda_utils", [{str(tmp_path)!r}], include, ["libcuda.so.1"])
+made = compile_module_from_src(source.read_text(), "cuda_utils", [{folder!r}], include, ["libcuda.so.1"])
 print(callable(made.launch))
 """
-    asked = subprocess.run([os.environ[PYTHON], "-I", "-c", script], capture_output=True, text=True, env=environment)
+    command = [os.environ[PYTHON], "-I", "-c", script]
+    asked = subprocess.run(command, capture_output=True, text=True, env=driver)
     assert asked.returncode == 0, asked.stderr[-2000:]
     assert asked.stdout == "True\n"
