@@ -25,6 +25,7 @@ PYTHON = {"vllm": "TUNEGATE_SERVE_PYTHON", "autoawq": "TUNEGATE_QUANTIZE_LEGACY_
 #: Steps that are components of another room, or of the pipelines.
 ROOMS = {
     **dict.fromkeys(("check", "refused", "summarize"), "tunegate_pipelines.launch"),
+    **dict.fromkeys(("begin_retrain", "end_retrain", "skipped"), "tunegate_pipelines.launch_retrain"),
     **dict.fromkeys(("request_approval", "await_approval", "not_approved", "decide"), "tunegate.approve.launcher"),
 }
 USED = {*IMAGES.items(), *(("quantize", image) for image in QUANTIZERS.values())}
