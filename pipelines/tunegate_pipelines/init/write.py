@@ -166,7 +166,8 @@ def _all_or_none(paths: list[Path]) -> Iterator[None]:
         yield
     except BaseException:
         for path in written:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it was never written, or cannot be removed: the cause is what is told
+                path.unlink()
         for folder in sorted(made, key=lambda one: len(one.parts), reverse=True):
             with contextlib.suppress(OSError):  # somebody else put something there meanwhile
                 folder.rmdir()
