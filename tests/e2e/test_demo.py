@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tunegate.contracts.manifest import verify
+from tunegate.contracts.manifest import input_digest, verify
 from tunegate.registry.aliases import current, history
 from tunegate.registry.versions import fetch_version, list_versions
 from tunegate.serving.limits import AnswerLimits, limits_of_policy
@@ -82,3 +85,13 @@ def test_hopeless_learning_rate_is_refused_before_anything_is_written(run_recipe
 
 def test_refused_runs_leave_no_trace_in_the_history(demo: Any, place: Path) -> None:
     assert [record.action for record in history(open_storage(str(place / "registry")), "demo")] == ["promote"]
+
+
+def test_the_base_is_the_same_bytes_whatever_the_environment_says_of_hubs(demo: Any, tmp_path: Path) -> None:
+    """Two demonstrations have the same digests of data, adapter and models only if they start from the same base."""
+    written = (
+        "from pathlib import Path; from tunegate_pipelines.demo.model import write_base_model as w; w(Path('base'))"
+    )
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    subprocess.run([sys.executable, "-c", written], cwd=tmp_path, env=ours, check=True)
+    assert input_digest(tmp_path / "base") == input_digest(demo.folder / "inputs" / "base_model")

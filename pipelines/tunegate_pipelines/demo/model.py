@@ -89,8 +89,10 @@ def _convert(source: Path, folder: Path) -> None:
         # from_pretrained looks for the model card beside the file; in an own folder it finds the weights alone.
         link = Path(empty) / source.name
         link.symlink_to(source)
-        tokenizer: Any = AutoTokenizer.from_pretrained(empty, gguf_file=source.name)
-        model: Any = AutoModelForCausalLM.from_pretrained(empty, gguf_file=source.name, dtype=torch.float32)
+        # Said here, because the tokenizer keeps it in its files: left to HF_HUB_OFFLINE, digests would depend on that.
+        here: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
+        tokenizer: Any = AutoTokenizer.from_pretrained(empty, **here)
+        model: Any = AutoModelForCausalLM.from_pretrained(empty, **here, dtype=torch.float32)
     say("demo", f"dequantized {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters; saving as bfloat16")
     _set_special_tokens(tokenizer)
     _make_plain(model, tokenizer)
