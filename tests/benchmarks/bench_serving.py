@@ -53,7 +53,7 @@ def main() -> None:
     """Runs both sides and reports."""
     adapters(1)
     for side in SIDES:
-        measure(Path(__file__), "run", side=side)
+        measure(Path(__file__), side)
     report()
 
 
@@ -77,6 +77,6 @@ def report() -> None:
 
 if __name__ == "__main__":
     if wanted := asked():
-        run(**wanted[1])
+        run(wanted[0])
     else:
         main()
