@@ -8,8 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tunegate.registry.aliases import current
 from tunegate.storage.open import open_storage
+
+pytestmark = pytest.mark.e2e  # minutes: with the other end-to-end tests
 
 _TEAMS = ("refund", "delivery")
 

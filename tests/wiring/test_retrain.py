@@ -16,6 +16,8 @@ from tunegate.storage.lease import acquire, read_lease, release
 from tunegate.storage.open import open_storage
 
 CHECKS = [{"task": "tool_call", "metric": "valid", "candidate": "quantized", "reference": "merged", "margin": 0.6}]
+pytestmark = pytest.mark.e2e  # minutes: with the other end-to-end tests
+
 RUN = """
 import json, sys
 from kfp import local
