@@ -29,7 +29,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 e2e: $(INSTALLED) $(SERVING)  ## the demo, trained once, and what goes on from it: 40 minutes on two cores
-	$(BIN)/pytest -m e2e -s tests/e2e tests/wiring
+	$(BIN)/pytest -m 'e2e and not slow' -s tests/e2e tests/wiring
 
 e2e-serving: $(INSTALLED) $(SERVING)  ## real vLLM as tests: ten minutes on two cores
 	$(BIN)/pytest -m serving -s tests/e2e
